@@ -1,0 +1,67 @@
+# Everything a person types. The work is done by bin/ and launcher/; `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help run stop status clean setup dev-setup test lint format bench sandbox lock
+
+python := .state/venv/bin/python
+checked := plugins/ai_usage launcher sandbox dags bench tests
+compile := .state/uv/bin/uv pip compile --universal --python-version 3.11 --no-build --generate-hashes
+
+help: ## show this list
+	@echo "make <target>:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+	@echo "In the project's environment, from any folder: bin/airflow …  bin/dbt …  bin/psql …  bin/ai-usage …"
+
+run: ## set up, start everything, load and transform, show the table; Ctrl-C ends it (ONCE=1: ends by itself)
+	@exec bin/_launcher run --end-with-parent
+
+stop: ## stop what runs, from another terminal
+	@exec bin/_launcher stop
+
+status: ## say whether it runs and where its UI is
+	@exec bin/_launcher status
+
+clean: ## stop, and remove everything that was created (.state)
+	@exec bin/_launcher clean
+
+setup: ## create the environment from the lock, start nothing
+	@exec bin/_setup
+
+dev-setup: ## the same with the tools for tests and lint
+	@exec bin/_setup dev
+
+test: dev-setup ## run the tests, as CI does; make test ARGS='-k loader' runs some
+	@$(python) -m pytest tests $(ARGS)
+
+lint: dev-setup ## check style, types and SQL
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy --strict $(checked)
+	$(python) -m sqlfluff lint dbt_project plugins/ai_usage/warehouse/migrations
+
+format: dev-setup ## put Python and SQL into the project's form
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+	$(python) -m sqlfluff fix dbt_project plugins/ai_usage/warehouse/migrations
+
+# In `make bench load` the words after `bench` say which; they are no targets of their own.
+ifeq (bench,$(firstword $(MAKECMDGOALS)))
+words := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+ifneq (,$(words))
+.PHONY: $(words)
+$(words): bench
+	@:
+endif
+endif
+
+bench: setup ## measure; make bench load, make bench transform
+	@PYTHONPATH=plugins:. $(python) -P -m bench $(words) $(ARGS)
+
+sandbox: setup ## run the providers' stand-ins alone, until Ctrl-C
+	@mkdir -p .state/sandbox
+	@PYTHONPATH=. exec $(python) -P -m sandbox serve --state-folder .state/sandbox $(ARGS)
+
+lock: ## write the lock files anew from requirements*.in
+	@bin/_setup uv
+	$(compile) --upgrade requirements.in -o requirements.txt
+	$(compile) --upgrade requirements-local.in -o requirements-local.txt
+	$(compile) --upgrade requirements-dev.in -o requirements-dev.txt

@@ -1,0 +1,39 @@
+"""A throw-away server and migrated warehouses in it, for measuring."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from ai_usage.warehouse.migrate import migrate
+from ai_usage.warehouse.roles import RolePasswords
+from ai_usage.warehouse.session import Warehouse
+from launcher.postgres import Postgres
+
+PASSWORDS = RolePasswords("bench-login", "bench-reader")
+
+
+@contextmanager
+def throw_away_server() -> Iterator[tuple[Postgres, Path]]:
+    """Run the project's own PostgreSQL, with a folder for scratch files; both are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="ai_usage_bench_") as folder:
+        server = Postgres(Path(folder) / "pg")
+        server.start()
+        try:
+            yield server, Path(folder)
+        finally:
+            server.remove()
+
+
+def fresh_warehouse(server: Postgres, name: str) -> Warehouse:
+    """Make an empty, migrated database, in place of one that has this name."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+    server.create_database(name)
+    migrate(server.dsn(name), PASSWORDS)
+    return Warehouse("127.0.0.1", server.port, name, "ai_usage", PASSWORDS.login)

@@ -1,0 +1,9 @@
+{# The states of a slice, best first. #}
+{% macro coverage_order() -%}
+    array['final', 'confirmed_zero', 'provisional', 'outside_retention', 'not_entitled', 'missing', 'failed']
+{%- endmacro %}
+
+{# Aggregate: the worst state of a group. #}
+{% macro worst_coverage(column) -%}
+    ({{ coverage_order() }})[max(array_position({{ coverage_order() }}, {{ column }}))]
+{%- endmacro %}

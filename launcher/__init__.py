@@ -1,0 +1,1 @@
+"""Run the whole project on one machine: PostgreSQL, Airflow's processes and the sandbox under one supervisor."""

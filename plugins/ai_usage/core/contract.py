@@ -1,0 +1,201 @@
+"""
+The provider contract: what one provider module says about itself, and the three questions it answers.
+
+A provider module is pure: it never imports Airflow, never touches the database, never imports another provider. It is
+handed a :class:`Connection` whose client is ready to use, so that it runs the same in a DAG, on the command line and in
+a test.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any, ClassVar, NamedTuple
+
+from ai_usage.core.slices import WHOLE_CONNECTION, Window
+
+
+@dataclass(frozen=True)
+class Stream:
+    """
+    One endpoint's worth of records of one shape.
+
+    :param name: short name; the records land in ``raw.<provider>_<name>``.
+    :param summary: what one record is.
+    :param grain: the record fields that identify a record inside a slice.
+    :param fields: every field a record may have at its top level. Anything else is refused before it reaches the disk,
+        so that content (a prompt, a completion) can never be stored by accident.
+    :param settle: how long after the end of a UTC day the provider may still change it.
+    :param lookback_days: how many days before today are read again on every run, final or not.
+    :param retention_days: how far back the provider can tell; ``None`` for ever.
+    :param max_window_days: the widest window one extraction may ask for.
+    """
+
+    name: str
+    summary: str
+    grain: tuple[str, ...]
+    fields: frozenset[str]
+    settle: timedelta
+    lookback_days: int
+    retention_days: int | None
+    max_window_days: int
+
+
+@dataclass(frozen=True)
+class Scope:
+    """
+    What can succeed or fail on its own inside a connection: a region, a resource, an account.
+
+    :param name: stable identity inside the connection; ``-`` where the connection has no parts.
+    :param account_id: the provider's id of the account that owns the usage, once known.
+    :param account_name: its display name, where the provider gives one.
+    :param region: the region all of the scope's usage belongs to, where regions exist.
+    """
+
+    name: str = WHOLE_CONNECTION
+    account_id: str | None = None
+    account_name: str | None = None
+    region: str | None = None
+
+
+class Record(NamedTuple):
+    """One record in the provider's own words, and the UTC day it belongs to."""
+
+    usage_date: date
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    The answer to one question about a connection.
+
+    :param name: what was asked, for example ``cloudwatch:ListMetrics in eu-west-1``.
+    :param passed: whether the answer is good. ``None``: could not be asked, because an earlier check failed.
+    :param message: one plain sentence: what was found.
+    :param action: one plain sentence: what to do; set whenever the check did not pass.
+    :param kind: the event kind of a failure (``credential_rejected``, ``permission_missing``, …).
+    :param scope: the part of the connection it is about.
+    """
+
+    name: str
+    passed: bool | None
+    message: str
+    action: str | None = None
+    kind: str | None = None
+    scope: str | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something worth telling the person on call that is not an error (``schema_drift``, ``no_usage``, …)."""
+
+    kind: str
+    message: str
+    action: str | None = None
+
+
+@dataclass
+class Journal:
+    """What an extraction cost and noticed. Providers add to it as they go; the ledger keeps it."""
+
+    calls: int = 0
+    retries: int = 0
+    throttled: int = 0
+    bytes_received: int = 0
+    notes: list[Note] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Begin a new attempt. The journal stays the same object, because the client counts into it."""
+        self.calls = self.retries = self.throttled = self.bytes_received = 0
+        self.notes = []
+
+
+class Memory:
+    """
+    Names a provider must not forget between runs, per stream and scope.
+
+    CloudWatch, for one, stops listing a metric after two idle weeks, although it still answers for it: whoever wants
+    last month's numbers has to remember what to ask for.
+    """
+
+    def __init__(self, known: Mapping[tuple[str, str], Iterable[str]] | None = None) -> None:
+        self._known = {place: set(names) for place, names in (known or {}).items()}
+        self.learnt: set[tuple[str, str, str]] = set()
+        """(stream, scope, name) of everything met in this run, for the ledger to keep."""
+
+    def recall(self, stream: str, scope: str) -> frozenset[str]:
+        """Return every name ever met in this stream and scope."""
+        return frozenset(self._known.get((stream, scope), ()))
+
+    def remember(self, stream: str, scope: str, names: Iterable[str]) -> None:
+        """Keep the names for the runs to come."""
+        names = set(names)
+        self._known.setdefault((stream, scope), set()).update(names)
+        self.learnt.update((stream, scope, name) for name in names)
+
+
+@dataclass
+class Connection:
+    """
+    A source as a provider sees it: an identity, settings without secrets, and a client that holds the credential.
+
+    :param connection_id: the Airflow connection's id, for error texts.
+    :param options: the connection's settings that are not secret.
+    :param client: whatever the provider's :attr:`Provider.client_kind` promises.
+    """
+
+    connection_id: str
+    options: Mapping[str, Any]
+    client: Any
+    journal: Journal = field(default_factory=Journal)
+    memory: Memory = field(default_factory=Memory)
+
+
+class Provider(ABC):
+    """
+    A source of usage: facts first, as data; then the three questions.
+
+    Subclasses raise only errors of :mod:`ai_usage.core.errors`.
+    """
+
+    name: ClassVar[str]
+    """Short name, the same everywhere: module, DAG (``<name>_usage``), dbt folder, docs page, ``<name>_default``."""
+    label: ClassVar[str]
+    category: ClassVar[str] = "ai"
+    """``ai``, or ``api`` for a source that is not an AI provider and must stay out of AI totals."""
+    connection_type: ClassVar[str]
+    """The Airflow connection type."""
+    client_kind: ClassVar[str]
+    """Which thin layer turns the Airflow connection into a client: ``aws``, ``http``, ``azure``, ``google``."""
+    streams: ClassVar[tuple[Stream, ...]]
+    documentation: ClassVar[Mapping[str, str]]
+    """Title → address of the provider's own pages."""
+    reads: ClassVar[tuple[str, ...]]
+    never_reads: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def check(self, connection: Connection) -> Iterator[Check]:
+        """Verify a connection, cheapest question first. Never raises for what a check can say."""
+
+    @abstractmethod
+    def scopes(self, connection: Connection) -> Sequence[Scope]:
+        """Return the scopes to read."""
+
+    @abstractmethod
+    def extract(self, connection: Connection, stream: Stream, scope: Scope, window: Window) -> Iterator[Record]:
+        """
+        Yield every record of the window, each with its day, in as few calls as the provider allows.
+
+        Raises before or while yielding when the answer is not complete: what is yielded to the end is the whole window.
+        """
+
+    def stream(self, name: str) -> Stream:
+        """Return the stream of that name."""
+        return next(stream for stream in self.streams if stream.name == name)
+
+    def table(self, stream: Stream) -> str:
+        """Return the name of the raw table that holds the stream, without its schema."""
+        return f"{self.name}_{stream.name}"

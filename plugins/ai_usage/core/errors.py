@@ -1,0 +1,162 @@
+"""
+What can go wrong, named for what the reader does next.
+
+::
+
+    UsageError
+    ├── ConfigurationInvalid    correct the connection
+    ├── CredentialRejected      make a new credential
+    ├── PermissionMissing       grant the named permission
+    ├── NotEntitled             buy the plan, or leave the source out
+    ├── ResponseInvalid         the provider changed its answer: report it
+    ├── RateLimited             wait
+    ├── SourceUnavailable       wait
+    ├── WarehouseError
+    │   ├── WarehouseUnavailable    look at PostgreSQL
+    │   └── WarehouseRefused        the database and the code disagree: migrate, or report it
+    └── Unexpected              a fault of this project: report it
+
+Every error says what happened, to which connection, and what to do. No error text ever carries a credential.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UsageError(Exception):
+    """
+    Base of all errors that a person can meet.
+
+    :param happened: one plain sentence: what happened.
+    :param action: one plain sentence: what to do.
+    :param connection_id: the Airflow connection concerned, where one is.
+    :param scope: the region, resource or account inside it, where one is.
+    """
+
+    kind: ClassVar[str] = "unexpected"
+    """The event kind under which ``ops.event`` records this error."""
+    is_permanent: ClassVar[bool] = True
+    """Whether trying again without a person's help is pointless."""
+
+    def __init__(
+        self, happened: str, *, action: str, connection_id: str | None = None, scope: str | None = None
+    ) -> None:
+        super().__init__(happened)
+        self.happened = happened
+        self.action = action
+        self.connection_id = connection_id
+        self.scope = scope
+
+    def at(self, connection_id: str, scope: str | None = None) -> UsageError:
+        """Name the connection and scope concerned, unless a deeper layer already has; return the same error."""
+        self.connection_id = self.connection_id or connection_id
+        if scope not in (None, "-"):
+            self.scope = self.scope or scope
+        return self
+
+    def __str__(self) -> str:
+        place = self.connection_id or "AI usage"
+        if self.scope:
+            place = f"{place} ({self.scope})"
+        return f"{place}: {self.happened} {self.action}"
+
+
+class ConfigurationInvalid(UsageError):
+    """The connection or a setting is wrong; nothing was asked of the provider."""
+
+    kind = "configuration_invalid"
+
+
+class CredentialRejected(UsageError):
+    """The provider does not accept the credential."""
+
+    kind = "credential_rejected"
+
+
+class PermissionMissing(UsageError):
+    """
+    The credential is good but may not read this.
+
+    :param permission: the permission to grant, as the provider spells it.
+    """
+
+    kind = "permission_missing"
+
+    def __init__(
+        self,
+        happened: str,
+        *,
+        permission: str,
+        action: str,
+        connection_id: str | None = None,
+        scope: str | None = None,
+    ) -> None:
+        super().__init__(happened, action=action, connection_id=connection_id, scope=scope)
+        self.permission = permission
+
+
+class NotEntitled(UsageError):
+    """The account's plan does not include this data: a fact about the account, not a failure of ours."""
+
+    kind = "not_entitled"
+
+
+class ResponseInvalid(UsageError):
+    """The answer is not what the provider documents; nothing of it was stored."""
+
+    kind = "response_invalid"
+
+
+class RateLimited(UsageError):
+    """
+    The provider asked for fewer calls and our patience inside the task ran out.
+
+    :param retry_after: seconds the provider asked us to wait, where it said so.
+    """
+
+    kind = "rate_limited"
+    is_permanent = False
+
+    def __init__(
+        self,
+        happened: str,
+        *,
+        action: str,
+        retry_after: float | None = None,
+        connection_id: str | None = None,
+        scope: str | None = None,
+    ) -> None:
+        super().__init__(happened, action=action, connection_id=connection_id, scope=scope)
+        self.retry_after = retry_after
+
+
+class SourceUnavailable(UsageError):
+    """The provider did not answer, or answered that it cannot; waiting helps."""
+
+    kind = "source_unavailable"
+    is_permanent = False
+
+
+class WarehouseError(UsageError):
+    """Something between us and PostgreSQL; no source is to blame."""
+
+
+class WarehouseUnavailable(WarehouseError):
+    """PostgreSQL did not take the data; nothing was stored by halves."""
+
+    kind = "warehouse_unavailable"
+    is_permanent = False
+
+
+class WarehouseRefused(WarehouseError):
+    """PostgreSQL refused a statement: missing migration, missing right, or data it cannot hold."""
+
+    kind = "warehouse_refused"
+
+
+class Unexpected(UsageError):
+    """Something this project did not foresee; the original error is chained to it."""
+
+    kind = "unexpected"
+    is_permanent = False

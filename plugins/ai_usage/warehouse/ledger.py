@@ -1,0 +1,413 @@
+"""
+The ledger: what is known about every slice, what was tried, and what was noticed.
+
+Functions take an open session under the loader's role and leave committing to whoever opened it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from psycopg.rows import class_row
+
+from ai_usage.core.contract import Check, Journal, Memory, Note, Provider, Scope
+from ai_usage.core.errors import ConfigurationInvalid, NotEntitled, UsageError
+from ai_usage.core.slices import SliceState, Window
+from ai_usage.warehouse.session import Session
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an extraction reads: one stream of one scope of one connection; the connection as a whole without them."""
+
+    provider: str
+    connection_id: str
+    stream: str | None
+    scope: str | None
+
+    @property
+    def label(self) -> str:
+        """The place as a person would say it."""
+        return " · ".join(part for part in (self.connection_id, self.scope, self.stream) if part)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to read a window of a place."""
+
+    extraction_id: int
+    place: Place
+    window: Window
+    run_id: str
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended."""
+
+    records_read: int = 0
+    records_written: int = 0
+    slices_changed: int = 0
+
+
+# ---------------------------------------------------------------- connections and scopes
+
+
+def register_scopes(session: Session, provider: Provider, connection_id: str, scopes: Sequence[Scope]) -> None:
+    """
+    Keep the connection and its scopes.
+
+    Raises :class:`ConfigurationInvalid` when a scope that has history now belongs to another account: adding one account's
+    usage to another's would be silent and for ever.
+    """
+    _refuse_another_provider(session, provider, connection_id)
+    account = next((scope for scope in scopes if scope.account_id), Scope())
+    session.execute(
+        """
+        insert into ops.connection (connection_id, provider, account_id, account_name, last_attempt_at)
+        values (%s, %s, %s, %s, now())
+        on conflict (connection_id) do update set
+            account_id = coalesce(excluded.account_id, ops.connection.account_id),
+            account_name = coalesce(excluded.account_name, ops.connection.account_name),
+            last_attempt_at = excluded.last_attempt_at
+        """,
+        (connection_id, provider.name, account.account_id, account.account_name),
+    )
+    for scope in scopes:
+        register_scope(session, connection_id, scope)
+
+
+def _refuse_another_provider(session: Session, provider: Provider, connection_id: str) -> None:
+    row = session.execute("select provider from ops.connection where connection_id = %s", (connection_id,)).fetchone()
+    if row and row[0] != provider.name:
+        raise ConfigurationInvalid(
+            f"This connection has history of {row[0]} and cannot be read as {provider.name}.",
+            action="Give the new source a connection id of its own.",
+            connection_id=connection_id,
+        )
+
+
+def register_scope(session: Session, connection_id: str, scope: Scope) -> None:
+    """Keep one scope; refuse one whose history belongs to another account."""
+    known = session.execute(
+        "select account_id from ops.scope where connection_id = %s and scope = %s", (connection_id, scope.name)
+    ).fetchone()
+    if known and known[0] and scope.account_id and known[0] != scope.account_id:
+        raise ConfigurationInvalid(
+            f"The credential belongs to account {scope.account_id}, but this connection's history to {known[0]}.",
+            action=f"Restore a credential of {known[0]}, or add a new connection for {scope.account_id}.",
+            connection_id=connection_id,
+            scope=scope.name,
+        )
+    session.execute(
+        """
+        insert into ops.scope (connection_id, scope, account_id, account_name, region) values (%s, %s, %s, %s, %s)
+        on conflict (connection_id, scope) do update set
+            account_id = coalesce(excluded.account_id, ops.scope.account_id),
+            account_name = coalesce(excluded.account_name, ops.scope.account_name),
+            region = coalesce(excluded.region, ops.scope.region),
+            last_seen_at = now()
+        """,
+        (connection_id, scope.name, scope.account_id, scope.account_name, scope.region),
+    )
+
+
+def known_scopes(session: Session, connection_id: str) -> list[Scope]:
+    """Return the scopes seen so far, for when the provider cannot be asked."""
+    with session.cursor(row_factory=class_row(Scope)) as cursor:
+        return cursor.execute(
+            "select scope as name, account_id, account_name, region from ops.scope where connection_id = %s order by 1",
+            (connection_id,),
+        ).fetchall()
+
+
+def first_expected_day(session: Session, connection_id: str) -> date | None:
+    """Return the first day the ledger answers for, or ``None`` for a connection that was never planned."""
+    row = session.execute("select min(usage_date) from ops.slice where connection_id = %s", (connection_id,)).fetchone()
+    return row[0] if row else None
+
+
+def recall_names(session: Session, connection_id: str) -> Memory:
+    """Return every name this connection has met, for sources that stop listing what is idle."""
+    known: dict[tuple[str, str], set[str]] = {}
+    rows = session.execute(
+        "select stream, scope, name from ops.known_name where connection_id = %s", (connection_id,)
+    ).fetchall()
+    for stream, scope, name in rows:
+        known.setdefault((stream, scope), set()).add(name)
+    return Memory(known)
+
+
+def keep_names(session: Session, connection_id: str, memory: Memory) -> None:
+    """Keep what was learnt in this run; a name already known today costs no write."""
+    with session.cursor() as cursor:
+        cursor.executemany(
+            """
+            insert into ops.known_name (connection_id, stream, scope, name) values (%s, %s, %s, %s)
+            on conflict (connection_id, stream, scope, name) do update set last_seen_at = now()
+            where ops.known_name.last_seen_at < now() - interval '1 day'
+            """,
+            [(connection_id, *learnt) for learnt in sorted(memory.learnt)],
+        )
+
+
+def is_verified(session: Session, connection_id: str) -> bool:
+    """Tell whether the connection was ever verified."""
+    row = session.execute("select 1 from ops.connection_check where connection_id = %s limit 1", (connection_id,))
+    return row.fetchone() is not None
+
+
+def keep_checks(session: Session, provider: Provider, connection_id: str, checks: Iterable[Check]) -> None:
+    """Replace the connection's last verification."""
+    session.execute("delete from ops.connection_check where connection_id = %s", (connection_id,))
+    with session.cursor() as cursor:
+        cursor.executemany(
+            """
+            insert into ops.connection_check
+                (connection_id, provider, position, name, scope, passed, message, action, kind)
+            values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+            """,
+            [
+                (connection_id, provider.name, n, c.name, c.scope, c.passed, c.message, c.action, c.kind)
+                for n, c in enumerate(checks, start=1)
+            ],
+        )
+
+
+# ---------------------------------------------------------------- slices
+
+
+def expect_slices(session: Session, place: Place, window: Window, first_readable: date) -> None:
+    """Make sure the ledger answers for every day of the window, and retire gaps the provider can no longer fill."""
+    session.execute(
+        """
+        insert into ops.slice (connection_id, usage_date, stream, scope, state)
+        select %(connection_id)s, day::date, %(stream)s, %(scope)s,
+            case when day::date < %(first_readable)s then 'outside_retention' else 'missing' end
+        from generate_series(%(first)s::timestamp, %(last)s::timestamp, interval '1 day') as day
+        on conflict do nothing
+        """,
+        _arguments(place, window) | {"first_readable": first_readable},
+    )
+    session.execute(
+        """
+        update ops.slice set state = 'outside_retention', changed_at = now()
+        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+            and usage_date < %(first_readable)s and state in ('missing', 'failed', 'not_entitled')
+        """,
+        _arguments(place, window) | {"first_readable": first_readable},
+    )
+
+
+def slice_states(session: Session, place: Place) -> dict[date, SliceState]:
+    """Return the state of every slice of a place."""
+    rows = session.execute(
+        "select usage_date, state from ops.slice where connection_id = %s and stream = %s and scope = %s",
+        (place.connection_id, place.stream, place.scope),
+    )
+    return {usage_date: SliceState(state) for usage_date, state in rows}
+
+
+# ---------------------------------------------------------------- attempts
+
+
+def begin_attempt(session: Session, place: Place, window: Window, run_id: str) -> Attempt:
+    """Record that a window is about to be read. An earlier attempt that never reported back is closed as aborted."""
+    session.execute(
+        """
+        update ops.extraction set outcome = 'aborted', finished_at = now()
+        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s and outcome = 'running'
+        """,
+        _arguments(place, window),
+    )
+    row = session.execute(
+        """
+        insert into ops.extraction (provider, connection_id, stream, scope, window_first, window_last, run_id, started_at)
+        values (%(provider)s, %(connection_id)s, %(stream)s, %(scope)s, %(first)s, %(last)s, %(run_id)s,
+            clock_timestamp())
+        returning extraction_id, started_at
+        """,
+        _arguments(place, window) | {"run_id": run_id},
+    ).fetchone()
+    assert row is not None
+    return Attempt(row[0], place, window, run_id, row[1])
+
+
+def read_in_run(session: Session, place: Place, run_id: str) -> set[Window]:
+    """Return the windows of a place that an earlier try of the same run has already brought home."""
+    rows = session.execute(
+        """
+        select window_first, window_last from ops.extraction
+        where connection_id = %s and stream = %s and scope = %s and run_id = %s and outcome in ('loaded', 'unchanged')
+        """,
+        (place.connection_id, place.stream, place.scope, run_id),
+    )
+    return {Window(first, last) for first, last in rows}
+
+
+def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: Journal) -> None:
+    """Record that the window was read completely, close the story of an earlier failure, and keep the notes."""
+    _finish(session, attempt, "loaded" if outcome.slices_changed else "unchanged", outcome, journal)
+    place = attempt.place
+    session.execute(
+        "update ops.connection set last_success_at = now() where connection_id = %s", (place.connection_id,)
+    )
+    session.execute(
+        """
+        update ops.slice set error_kind = null, failed_attempts = 0, last_attempt_at = now()
+        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+            and usage_date between %(first)s and %(last)s and error_kind is not null
+        """,
+        _arguments(place, attempt.window),
+    )
+    for note in journal.notes:
+        record_note(session, place, note, attempt.run_id)
+    if _open_story(session, place):
+        record_event(session, place, "recovered", "info", "Reading works again.", None, attempt.run_id)
+
+
+def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal: Journal) -> None:
+    """
+    Record that the window could not be read. Slices that were loaded before stay as they are.
+
+    Works whatever happened before: it needs nothing of the transaction that failed.
+    """
+    _finish(session, attempt, "failed", Outcome(), journal, error)
+    state = SliceState.NOT_ENTITLED if isinstance(error, NotEntitled) else SliceState.FAILED
+    session.execute(
+        """
+        update ops.slice set
+            state = case when load_id is null and state <> 'outside_retention' then %(state)s else state end,
+            changed_at = case when load_id is null and state <> %(state)s then now() else changed_at end,
+            error_kind = %(error_kind)s, failed_attempts = failed_attempts + 1, last_attempt_at = now()
+        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+            and usage_date between %(first)s and %(last)s
+        """,
+        _arguments(attempt.place, attempt.window) | {"state": state, "error_kind": error.kind},
+    )
+    record_error(session, attempt.place, error, attempt.run_id)
+
+
+def _finish(
+    session: Session,
+    attempt: Attempt,
+    verdict: str,
+    outcome: Outcome,
+    journal: Journal,
+    error: UsageError | None = None,
+) -> None:
+    session.execute(
+        """
+        update ops.extraction set finished_at = clock_timestamp(), outcome = %s, error_kind = %s, error_message = %s,
+            calls = %s, retries = %s, throttled = %s, bytes_received = %s,
+            records_read = %s, records_written = %s, slices_changed = %s
+        where extraction_id = %s
+        """,
+        (
+            verdict,
+            error.kind if error else None,
+            str(error) if error else None,
+            journal.calls,
+            journal.retries,
+            journal.throttled,
+            journal.bytes_received,
+            outcome.records_read,
+            outcome.records_written,
+            outcome.slices_changed,
+            attempt.extraction_id,
+        ),
+    )
+
+
+# ---------------------------------------------------------------- events
+
+
+def record_error(session: Session, place: Place, error: UsageError, run_id: str) -> None:
+    """Tell what went wrong and what to do, once per story: a failure that repeats unchanged adds no second event."""
+    if _open_story(session, place) != (error.kind, error.happened):
+        severity = "warning" if isinstance(error, NotEntitled) else "error"
+        record_event(session, place, error.kind, severity, error.happened, error.action, run_id)
+
+
+def record_note(session: Session, place: Place, note: Note, run_id: str) -> None:
+    """Tell something noteworthy, once."""
+    told = session.execute(
+        """
+        select 1 from ops.event
+        where connection_id = %s and scope is not distinct from %s and stream is not distinct from %s
+            and kind = %s and message = %s
+        limit 1
+        """,
+        (place.connection_id, place.scope, place.stream, note.kind, note.message),
+    ).fetchone()
+    if not told:
+        record_event(session, place, note.kind, "warning", note.message, note.action, run_id)
+
+
+def record_event(
+    session: Session, place: Place, kind: str, severity: str, message: str, action: str | None, run_id: str | None
+) -> None:
+    """Append to the integration event log."""
+    session.execute(
+        """
+        insert into ops.event (provider, connection_id, scope, stream, kind, severity, message, action, run_id)
+        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        """,
+        (place.provider, place.connection_id, place.scope, place.stream, kind, severity, message, action, run_id),
+    )
+
+
+def _open_story(session: Session, place: Place) -> tuple[str, str] | None:
+    """Return kind and message of the failure that was told last and has not been told as recovered."""
+    row = session.execute(
+        """
+        select kind, message from ops.event
+        where connection_id = %s and scope is not distinct from %s and stream is not distinct from %s
+            and (severity = 'error' or kind in ('recovered', 'not_entitled'))
+        order by event_id desc limit 1
+        """,
+        (place.connection_id, place.scope, place.stream),
+    ).fetchone()
+    return None if row is None or row[0] == "recovered" else (row[0], row[1])
+
+
+def run_problems(session: Session, run_id: str) -> list[tuple[str, str, str]]:
+    """Return (connection_id, scope, error text) of everything whose last attempt in this run failed."""
+    return session.execute(
+        """
+        select connection_id, scope, error_message
+        from (
+            select distinct on (connection_id, stream, scope, window_first, window_last) *
+            from ops.extraction
+            where run_id = %s
+            order by connection_id, stream, scope, window_first, window_last, extraction_id desc
+        ) as last_attempt
+        where outcome = 'failed' and error_kind <> 'not_entitled'
+        order by 1, 2
+        """,
+        (run_id,),
+    ).fetchall()
+
+
+def pending_pairs(session: Session) -> int:
+    """Return how many (connection, usage_date) pairs wait for the marts."""
+    row = session.execute(
+        "select count(*) from (select distinct connection_id, usage_date from ops.pending_rebuild) as pair"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _arguments(place: Place, window: Window) -> dict[str, Any]:
+    return {
+        "provider": place.provider,
+        "connection_id": place.connection_id,
+        "stream": place.stream,
+        "scope": place.scope,
+        "first": window.first,
+        "last": window.last,
+    }

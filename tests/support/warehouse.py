@@ -1,0 +1,109 @@
+"""Real warehouses for tests: one server, and databases made from a migrated template."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from ai_usage.warehouse.migrate import migrate
+from ai_usage.warehouse.roles import READER, RolePasswords
+from ai_usage.warehouse.session import Warehouse
+from launcher.postgres import Postgres
+
+LOGIN_PASSWORD = "login-password-of-tests"
+READER_PASSWORD = "reader-password-of-tests"
+_TEMPLATE = "warehouse_template"
+
+
+@dataclass(frozen=True)
+class TestWarehouse:
+    """A migrated database, seen by its administrator, by the application and by a reader."""
+
+    __test__ = False
+
+    admin_dsn: str
+    warehouse: Warehouse
+
+    def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement as the administrator and return its rows."""
+        with psycopg.connect(self.admin_dsn) as session:
+            cursor = session.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def as_reader(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """Log in as an analyst."""
+        here = self.warehouse
+        return psycopg.connect(
+            host=here.host, port=here.port, dbname=here.dbname, user=READER, password=READER_PASSWORD
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make Airflow tasks and dbt use this warehouse."""
+        here = self.warehouse
+        return {
+            "AIRFLOW_CONN_AI_USAGE_WAREHOUSE": (
+                f"postgresql://{here.user}:{here.password}@{here.host}:{here.port}/{here.dbname}"
+            ),
+            "AI_USAGE_DB_HOST": here.host,
+            "AI_USAGE_DB_PORT": str(here.port),
+            "AI_USAGE_DB_NAME": here.dbname,
+            "AI_USAGE_DB_USER": here.user,
+            "DBT_ENV_SECRET_AI_USAGE_DB_PASSWORD": here.password,
+        }
+
+    def slice_states(self) -> dict[tuple[str, date], str]:
+        """Return scope and day → state."""
+        return {
+            (scope, day): state for scope, day, state in self.query("select scope, usage_date, state from ops.slice")
+        }
+
+
+class Cluster:
+    """A PostgreSQL server with a migrated template database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.postgres = Postgres(folder)
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Cluster:
+        self.postgres.start()
+        self.postgres.create_database(_TEMPLATE)
+        migrate(self.postgres.dsn(_TEMPLATE), RolePasswords(LOGIN_PASSWORD, READER_PASSWORD))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.postgres.stop(mode="immediate")
+        self.postgres.remove()
+
+    @contextlib.contextmanager
+    def warehouse(self) -> Iterator[TestWarehouse]:
+        """Make a database from the template; drop it afterwards."""
+        name = f"warehouse_{next(self._numbers)}"
+        self._execute("create database {} template {}", name, _TEMPLATE)
+        try:
+            yield TestWarehouse(
+                admin_dsn=self.postgres.dsn(name),
+                warehouse=Warehouse("127.0.0.1", self.postgres.port, name, "ai_usage", LOGIN_PASSWORD),
+            )
+        finally:
+            self._execute("drop database {} with (force)", name)
+
+    def _execute(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self.postgres.dsn(), autocommit=True) as session:
+            session.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+            if names[1:]:  # database settings do not come with a template
+                session.execute(sql.SQL("alter database {} set timezone to 'UTC'").format(sql.Identifier(names[0])))
+                session.execute(
+                    sql.SQL("grant connect, temporary on database {} to public").format(sql.Identifier(names[0]))
+                )
