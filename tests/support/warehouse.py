@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from ai_usage.warehouse.migrate import migrate
-from ai_usage.warehouse.roles import READER, RolePasswords
+from ai_usage.warehouse.roles import READER, RolePasswords, ensure_database_settings
 from ai_usage.warehouse.session import Warehouse
 from launcher.postgres import Postgres
 
@@ -91,6 +91,8 @@ class Cluster:
         """Make a database from the template; drop it afterwards."""
         name = f"warehouse_{next(self._numbers)}"
         self._execute("create database {} template {}", name, _TEMPLATE)
+        with psycopg.connect(self.postgres.dsn(name)) as admin:
+            ensure_database_settings(admin)  # a template does not hand on what is set for the database as a whole
         try:
             yield TestWarehouse(
                 admin_dsn=self.postgres.dsn(name),
@@ -102,8 +104,3 @@ class Cluster:
     def _execute(self, statement: str, *names: str) -> None:
         with psycopg.connect(self.postgres.dsn(), autocommit=True) as session:
             session.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-            if names[1:]:  # database settings do not come with a template
-                session.execute(sql.SQL("alter database {} set timezone to 'UTC'").format(sql.Identifier(names[0])))
-                session.execute(
-                    sql.SQL("grant connect, temporary on database {} to public").format(sql.Identifier(names[0]))
-                )

@@ -173,10 +173,27 @@ def _environment(warehouse: Warehouse) -> dict[str, str]:
     }
 
 
+# A task that gets SIGKILL cannot end its child, and dbt would go on beside the next transform. Linux ends it for us: this
+# asks for a signal at the parent's death (prctl 1 is PR_SET_PDEATHSIG), and then becomes dbt.
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def _run_dbt(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run dbt, hand its events to the log as they come, and return its exit code. Ends with us if we are ended."""
+    """Run dbt, hand its events to the log as they come, and return its exit code. dbt ends with us, however we end."""
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [sys.executable, "-c", _END_WITH_PARENT, str(os.getpid()), *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:

@@ -1,0 +1,167 @@
+"""The runner of dbt: what it claims, what it removes, and what a failure or a kill leaves behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ai_usage.orchestration.transform import Transformed, TransformFailed, transform
+from tests.dbt.bedrock_ledger import BedrockLedger, record
+from tests.support.warehouse import TestWarehouse
+
+DAY, NEXT_DAY = date(2026, 3, 1), date(2026, 3, 2)
+CONNECTION, REGION = "aws_bedrock_default", "eu-west-1"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Shared, as in production: the project is parsed once.
+    return tmp_path_factory.mktemp("target")
+
+
+@pytest.fixture
+def ledger(warehouse: TestWarehouse) -> BedrockLedger:
+    ledger = BedrockLedger(warehouse.admin_dsn)
+    ledger.scope(CONNECTION, REGION, "111122223333")
+    load(ledger, DAY, 10)
+    return ledger
+
+
+def load(ledger: BedrockLedger, day: date, requests: int) -> None:
+    ledger.load(CONNECTION, REGION, day, [record("amazon.nova-pro-v1:0", {"Invocations": requests})])
+
+
+def run(
+    warehouse: TestWarehouse, repository: Path, target: Path, run_id: str, *, is_retry: bool = False
+) -> Transformed:
+    return transform(warehouse.warehouse, run_id, project=repository / "dbt_project", target=target, is_retry=is_retry)
+
+
+def requests(warehouse: TestWarehouse) -> list[tuple[date, int]]:
+    return warehouse.query("select usage_date, requests::int from marts.usage_daily order by 1")
+
+
+def test_what_was_pending_is_built_and_taken_off_the_list(
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+) -> None:
+    done = run(warehouse, repository, target, "run")
+
+    assert requests(warehouse) == [(DAY, 10)]
+    assert ledger.pending() == []
+    assert done.pairs == 1
+    results = warehouse.query(
+        "select count(*) filter (where status in ('success', 'pass')), count(*) from ops.dbt_node_result"
+    )
+    assert results == [(done.nodes_ok, done.nodes_ok)]
+    assert warehouse.query("select succeeded, pairs_rebuilt from ops.dbt_run") == [(True, 1)]
+
+
+def test_with_nothing_pending_dbt_is_not_even_started(
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+) -> None:
+    ledger.consume(ledger.pending())
+
+    assert run(warehouse, repository, target, "run") == Transformed(pairs=0)
+    assert warehouse.query("select * from ops.dbt_run") == []
+
+
+def test_a_failure_names_the_node_and_a_retry_goes_on_there_with_what_was_claimed(
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+) -> None:
+    run(warehouse, repository, target, "first")
+    load(ledger, DAY, 20)
+    warehouse.query("revoke select on raw.aws_bedrock_metrics from ai_usage_transformer")
+    warehouse.query("grant select (load_id, usage_date) on raw.aws_bedrock_metrics to ai_usage_transformer")
+
+    with pytest.raises(TransformFailed, match=r"int_usage_meters|stg_aws_bedrock"):
+        run(warehouse, repository, target, "second")
+
+    assert requests(warehouse) == [(DAY, 10)], "readers lost the last good build"
+    warehouse.query("grant select on raw.aws_bedrock_metrics to ai_usage_transformer")
+    load(ledger, NEXT_DAY, 5)  # arrives between the tries: not claimed by this run
+
+    run(warehouse, repository, target, "second", is_retry=True)
+
+    assert warehouse.query("select command, succeeded from ops.dbt_run order by started_at") == [
+        ("build", True),
+        ("build", False),
+        ("retry", True),
+    ]
+    assert warehouse.query("select distinct usage_date, claimed_by from ops.pending_rebuild") == [(NEXT_DAY, None)]
+    run(warehouse, repository, target, "third")
+    assert requests(warehouse) == [(DAY, 20), (NEXT_DAY, 5)]
+    assert ledger.pending() == []
+
+
+def test_a_transform_that_was_killed_leaves_its_days_to_the_next(
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+) -> None:
+    processes = multiprocessing.get_context("spawn")
+    victim = processes.Process(target=run, args=(warehouse, repository, target, "killed"))
+    victim.start()
+    await_session(warehouse, "ai_usage_transform")
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    assert eventually(lambda: not dbt_processes(target)), "dbt outlived the task that had started it"
+
+    run(warehouse, repository, target, "next")
+
+    assert requests(warehouse) == [(DAY, 10)]
+    assert ledger.pending() == []
+
+
+def test_two_transforms_at_once_take_turns(
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+) -> None:
+    processes = multiprocessing.get_context("spawn")
+    pair = [processes.Process(target=run, args=(warehouse, repository, target, f"run {n}")) for n in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join()
+
+    assert [process.exitcode for process in pair] == [0, 0]
+    assert requests(warehouse) == [(DAY, 10)]
+    assert warehouse.query("select count(*) from ops.dbt_run") == [(1,)]
+
+
+def test_the_password_is_in_no_artifact_and_no_log_of_dbt(
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+) -> None:
+    run(warehouse, repository, target, "run")
+
+    written = [path for path in target.rglob("*") if path.is_file()]
+    assert any(path.name == "run_results.json" for path in written)
+    assert not [path for path in written if warehouse.warehouse.password.encode() in path.read_bytes()]
+
+
+def await_session(warehouse: TestWarehouse, application: str) -> None:
+    """Wait until dbt itself is at work."""
+    seen = "select 1 from pg_stat_activity where application_name = %s"
+    assert eventually(lambda: warehouse.query(seen, application)), f"{application} never connected"
+
+
+def dbt_processes(target: Path) -> list[int]:
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if process.status() != psutil.STATUS_ZOMBIE and str(target) in " ".join(process.cmdline())
+    ]
+
+
+def eventually(is_true: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if is_true():
+            return True
+        time.sleep(0.02)
+    return False

@@ -1,0 +1,94 @@
+"""A provider is complete: every part that belongs to one is there, under the same name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ai_usage import providers
+from ai_usage.core.contract import Provider
+
+LAYERS = ["core", "warehouse", "providers", "orchestration"]
+MAY_IMPORT = {
+    "core": {"core"},
+    "providers": {"core", "providers"},
+    "warehouse": {"core", "warehouse", "providers"},
+    "orchestration": {"core", "warehouse", "providers", "orchestration"},
+}
+
+
+def parts(repository: Path, name: str) -> dict[str, Path]:
+    """Return what a provider consists of."""
+    return {
+        "the provider module": repository / f"plugins/ai_usage/providers/{name}.py",
+        "the DAG file": repository / f"dags/{name}_usage.py",
+        "the dbt staging folder": repository / f"dbt_project/models/staging/{name}/stg_{name}__meters.sql",
+        "the simulator": repository / f"sandbox/simulators/{name}.py",
+        "the sandbox's truth": repository / f"sandbox/truth/{name}.py",
+        "the tests": repository / f"tests/providers/test_{name}.py",
+        "the documentation page": repository / f"docs/providers/{name}.md",
+    }
+
+
+@pytest.mark.parametrize("name", providers.names())
+def test_a_provider_has_all_its_parts(repository: Path, name: str) -> None:
+    missing = [what for what, path in parts(repository, name).items() if not path.exists()]
+
+    assert not missing, f"{name} lacks {', '.join(missing)}"
+
+
+def test_dbt_knows_every_provider_and_no_other(repository: Path) -> None:
+    listed = yaml.safe_load((repository / "dbt_project/dbt_project.yml").read_text())["vars"]["providers"]
+
+    assert sorted(listed) == providers.names()
+
+
+@pytest.mark.parametrize("provider", providers.load_all(), ids=lambda provider: provider.name)
+def test_a_provider_says_what_the_contract_asks(provider: Provider) -> None:
+    assert provider.label
+    assert provider.reads
+    assert provider.never_reads
+    assert all(address.startswith("https://") for address in provider.documentation.values())
+    for stream in provider.streams:
+        assert set(stream.grain) <= stream.fields
+        assert re.fullmatch(r"[a-z_]+", stream.name)
+        assert stream.max_window_days >= 1
+
+
+def _imports(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_one_way(repository: Path, layer: str) -> None:
+    for path in (repository / "plugins/ai_usage" / layer).rglob("*.py"):
+        for name in _imports(path):
+            match = re.match(r"ai_usage\.(\w+)", name)
+            if match and match[1] in LAYERS:
+                assert match[1] in MAY_IMPORT[layer], f"{path.name} imports {name}"
+            if layer != "orchestration":
+                assert not name.startswith("airflow"), f"{path.name} imports {name}: only orchestration knows Airflow"
+
+
+def test_providers_do_not_know_each_other(repository: Path) -> None:
+    names = set(providers.names())
+    for name in names:
+        others = {f"ai_usage.providers.{other}" for other in names - {name}}
+        assert not _imports(repository / f"plugins/ai_usage/providers/{name}.py") & others
+
+
+def test_only_staging_reads_sources(repository: Path) -> None:
+    for model in (repository / "dbt_project/models").rglob("*.sql"):
+        if "staging" not in model.parts:
+            assert "source(" not in model.read_text(), f"{model.name} reads a source"
