@@ -18,7 +18,7 @@ stop: ## stop what runs, from another terminal
 	@exec bin/_launcher stop
 
 status: ## say whether it runs and where its UI is
-	@exec bin/_launcher status
+	@bin/_launcher status || :
 
 clean: ## stop, and remove everything that was created (.state)
 	@exec bin/_launcher clean

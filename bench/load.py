@@ -14,7 +14,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,16 +27,16 @@ from ai_usage.core.slices import Window
 from ai_usage.warehouse import ledger, loader
 from ai_usage.warehouse.encoding import encode_record
 from ai_usage.warehouse.ledger import Place
-from ai_usage.warehouse.migrate import create_raw_table, migrate
-from ai_usage.warehouse.roles import LOADER, RolePasswords
+from ai_usage.warehouse.migrate import create_raw_table
+from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
+from bench.server import PASSWORDS, fresh_warehouse, throw_away_server
 from launcher.pg_home import programs_folder
 from launcher.postgres import Postgres
 
 ROUNDS = 3
 DAYS = 30
 FIRST_DAY = date(2026, 1, 1)
-PASSWORDS = RolePasswords("bench-login", "bench-reader")
 STREAM = Stream(
     name="rows",
     summary="synthetic usage rows",
@@ -105,14 +104,8 @@ def synthetic(rows: int) -> Iterator[Record]:
 
 def run() -> None:
     """Print the ratio and the memory."""
-    with tempfile.TemporaryDirectory(prefix="ai_usage_bench_") as folder:
-        server = Postgres(Path(folder) / "pg")
-        server.start()
-        try:
-            _run(server, Path(folder))
-        finally:
-            server.stop("immediate")
-            server.remove()
+    with throw_away_server() as (server, folder):
+        _run(server, folder)
 
 
 def _run(server: Postgres, folder: Path) -> None:
@@ -141,15 +134,12 @@ def _write_copy_file(path: Path, rows: int) -> None:
 
 
 def _fresh_warehouse(server: Postgres) -> Warehouse:
-    with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        admin.execute("drop database if exists bench with (force)")
-    server.create_database("bench")
-    migrate(server.dsn("bench"), PASSWORDS)
+    made = fresh_warehouse(server, "bench")
     with psycopg.connect(server.dsn("bench")) as admin:
         create_raw_table(admin, "bench_rows", "Benchmark rows")
     with psycopg.connect(server.dsn("bench"), autocommit=True) as admin:
         admin.execute("checkpoint")
-    return Warehouse("127.0.0.1", server.port, "bench", "ai_usage", PASSWORDS.login)
+    return made
 
 
 def _psql_copy(server: Postgres, text_file: Path) -> float:

@@ -134,6 +134,17 @@ def _prepare(
         _remember_airflow(state, server)
 
 
+def release_orphans(server: Postgres) -> None:
+    """
+    Tell Airflow that no scheduler runs, which only somebody who holds the lock of the instance can know.
+
+    A scheduler that was killed looks alive for half a minute. Its tasks would stay "running" for as long, and every run
+    of the same DAG behind them would wait.
+    """
+    with contextlib.suppress(psycopg.Error), psycopg.connect(server.dsn(AIRFLOW_DATABASE)) as session:
+        session.execute("update job set state = 'failed' where job_type = 'SchedulerJob' and state = 'running'")
+
+
 def airflow_is_migrated(state: State, server: Postgres) -> bool:
     """Whether Airflow's tables are those of the installed version, found out without importing Airflow."""
     try:

@@ -62,6 +62,10 @@ _SETTINGS = {
 }
 
 
+class PortTakenError(LauncherError):
+    """Somebody listens on the port that the server was told to use."""
+
+
 class Postgres:
     """The server whose data belongs to ``folder``."""
 
@@ -234,8 +238,10 @@ class Postgres:
                 return
             problem = self._last_words()
             self._forget_guard()
-            transient = "shared memory block" in problem or ("could not bind" in problem and self._wanted_port is None)
-            if not transient or time.monotonic() > deadline:
+            taken = "could not bind" in problem
+            if taken and self._wanted_port is not None:
+                raise PortTakenError(f"PostgreSQL cannot listen on port {self._port}: another program has it.")
+            if not (taken or "shared memory block" in problem) or time.monotonic() > deadline:
                 raise LauncherError(
                     f"PostgreSQL did not start: {problem or 'it said nothing'}.", action=f"Its log is {self.log_file}."
                 )

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psycopg
 
@@ -25,7 +26,7 @@ from launcher.airflow_api import AirflowApi, ApiUnavailableError
 from launcher.components import airflow_components, sandbox_component
 from launcher.database import Users
 from launcher.errors import LauncherError
-from launcher.postgres import Postgres
+from launcher.postgres import PortTakenError, Postgres
 from launcher.private_file import write_variables
 from launcher.progress import Follower, Watch
 from launcher.report import usage_table
@@ -41,10 +42,11 @@ from launcher.settings import (
 )
 from launcher.sources import connect_sandbox, find_sources, sandbox_answers
 from launcher.state import State
-from launcher.supervisor import Supervisor
+from launcher.supervisor import Component, Supervisor
 from launcher.terminal import Terminal
 
 MARTS_DAG = "usage_marts"
+_DAG_PROCESSOR = "dag-processor"
 _TICK_SECONDS = 0.25
 _HEALTHY_SECONDS = 300.0
 _PARSE_SECONDS = 180.0
@@ -52,6 +54,7 @@ _SANDBOX_SECONDS = 60.0
 # The scheduler turns an asset event into a run within seconds; after this long nobody is going to.
 _EVENT_SECONDS = 40.0
 _DATABASE_RESTARTS = 5
+_PORT_RACES = 5
 _INTERRUPTED = 130
 _EXAMPLE_QUERY = "select * from marts.usage_daily order by usage_date desc limit 20"
 
@@ -112,6 +115,7 @@ class Session:
         self._supervisor = Supervisor(str(state.folder), terminal)
         self._server: Postgres | None = None
         self._database_restarts = 0
+        self._delayed: list[Component] = []
         self._cleanup = ExitStack()
         self.is_up = False
 
@@ -119,58 +123,78 @@ class Session:
         """Go through all steps; raises :class:`Stopped` when somebody wants the end."""
         instance.describe(self._state, "")
         server = self._start_database()
-        self._start_airflow(server)
+        is_new = not database.airflow_is_migrated(self._state, server)
+        database.prepare(self._state, server, self._secrets, self._environment, self._terminal)
+        database.release_orphans(server)
+        self._start_airflow(is_new=is_new)
         api = AirflowApi(ui_url(self._ports.ui), UI_USER, self._secrets.ui_password)
         self._wait_until_healthy(api)
         follower = Follower(api, self._terminal, self._pause, self._state.airflow_logs)
         self._connect_sources(api)
         self._connected_at = datetime.now(UTC)
+        for component in self._delayed:
+            self._supervisor.start(component)
         dags = self._wait_until_parsed(api, follower)
         succeeded = self._run_providers(api, follower, dags) and self._run_marts(api, follower, dags, server)
+        self.is_up = True
         self._terminal.say()
         self._terminal.say(usage_table(self._reader_dsn(server)))
         self._say_what_next()
         if self._options.once:
             return 0 if succeeded else 1
-        self.is_up = True
         while True:
             self._pause(60)
 
     def stop(self) -> None:
         """End everything that this session has started."""
+        if self._server is None:
+            self._cleanup.close()
+            return
         self._terminal.say("\nStopping …")
         began = time.monotonic()
         self._supervisor.stop()
-        if self._server is not None:
-            self._server.stop()
+        self._server.stop()
         self._cleanup.close()
         self._terminal.say(f"Stopped in {time.monotonic() - began:.0f} s. `make run` goes on where this ended.")
 
     def _start_database(self) -> Postgres:
         users = Users(self._state)
         self._cleanup.callback(users.leave)
-        found = Postgres(self._state.postgres)
-        database.take_over(found, users, self._terminal)
-        self._ports = choose_ports(self._state, os.environ)
+        database.take_over(Postgres(self._state.postgres), users, self._terminal)
+        self._server = self._start_server()
+        users.join()
         self._say_moved_ports()
+        self._terminal.say(f"PostgreSQL listens on 127.0.0.1:{self._ports.database} ({self._elapsed()})")
         variables = project_variables(self._state, self._ports, self._secrets)
         write_variables(self._state.env_file, variables)
         self._state.write_ui_login(ui_url(self._ports.ui), UI_USER, self._secrets.ui_password)
         self._environment = process_environment(variables)
-        self._server = Postgres(self._state.postgres, self._ports.database)
-        self._server.start()
-        users.join()
-        self._terminal.say(f"PostgreSQL listens on 127.0.0.1:{self._ports.database} ({self._elapsed()})")
-        database.prepare(self._state, self._server, self._secrets, self._environment, self._terminal)
         return self._server
 
-    def _start_airflow(self, server: Postgres) -> None:
+    def _start_server(self) -> Postgres:
+        for _ in range(_PORT_RACES):
+            self._ports = choose_ports(self._state, os.environ)
+            server = Postgres(self._state.postgres, self._ports.database)
+            try:
+                server.start()
+            except PortTakenError:
+                # Free a moment ago: somebody else started at the same time. The next choice is another one.
+                continue
+            return server
+        raise LauncherError(
+            "No free port was found for PostgreSQL.", action="Set AI_USAGE_DB_PORT to a port that nobody else uses."
+        )
+
+    def _start_airflow(self, *, is_new: bool) -> None:
         # The one address that others may rely on from now on.
         instance.describe(self._state, ui_url(self._ports.ui))
         for component in airflow_components(self._state, self._environment):
-            self._supervisor.start(component)
+            # On the very first start the DAGs wait for their sources: their first run shall find something to read.
+            if component.name == _DAG_PROCESSOR and is_new:
+                self._delayed.append(component)
+            else:
+                self._supervisor.start(component)
         self._terminal.say(f"Airflow is starting; logs are in {self._state.logs} ({self._elapsed()})")
-        assert server.started_here()
 
     def _wait_until_healthy(self, api: AirflowApi) -> None:
         deadline = time.monotonic() + _HEALTHY_SECONDS
@@ -196,7 +220,12 @@ class Session:
             beats = api.health()
         except ApiUnavailableError:
             return ["api-server"]
-        return [name for name, since in beats.items() if since is not None and since < self._began_at]
+        delayed = {component.name.replace("-", "_") for component in self._delayed}
+        return [
+            name
+            for name, since in beats.items()
+            if since is not None and since < self._began_at and name not in delayed
+        ]
 
     def _connect_sources(self, api: AirflowApi) -> None:
         providers = self._providers()
@@ -260,7 +289,8 @@ class Session:
         watches: list[Watch] = []
         for dag in wanted:
             api.unpause(dag)
-            # The schedule may have been quicker than we are.
+            # A run that an earlier session left half done goes on first; the schedule may have begun one already.
+            watches += self._unfinished_runs(api, follower, dag)
             watches += self._fresh_runs(api, follower, dag) or [self._trigger(api, follower, dag)]
         return follower.follow(watches)
 
@@ -272,7 +302,8 @@ class Session:
         seen: set[Watch] = set()
         waited_since = time.monotonic()
         while True:
-            new = [watch for watch in self._fresh_runs(api, follower, MARTS_DAG) if watch not in seen]
+            known = self._unfinished_runs(api, follower, MARTS_DAG) + self._fresh_runs(api, follower, MARTS_DAG)
+            new = [watch for watch in known if watch not in seen]
             if not new and pending_rebuilds(server) and time.monotonic() - waited_since > _EVENT_SECONDS:
                 # An earlier session ended between a load and its event: what it loaded still waits.
                 new = [self._trigger(api, follower, MARTS_DAG)]
@@ -290,8 +321,19 @@ class Session:
     def _fresh_runs(self, api: AirflowApi, follower: Follower, dag_id: str) -> list[Watch]:
         """Return the runs that saw, or will see, the sources as they are now; oldest first."""
         runs = follower.patiently(partial(api.latest_runs, dag_id))
-        fresh = [run for run in runs if not run["start_date"] or _moment(run["start_date"]) > self._connected_at]
-        return [Watch(dag_id, str(run["dag_run_id"])) for run in reversed(fresh)]
+        return [Watch(dag_id, str(run["dag_run_id"])) for run in reversed(runs) if self._is_fresh(run)]
+
+    def _unfinished_runs(self, api: AirflowApi, follower: Follower, dag_id: str) -> list[Watch]:
+        """Return the runs that were under way before the sources were connected; oldest first."""
+        runs = follower.patiently(partial(api.latest_runs, dag_id))
+        return [
+            Watch(dag_id, str(run["dag_run_id"]))
+            for run in reversed(runs)
+            if run["state"] == "running" and not self._is_fresh(run)
+        ]
+
+    def _is_fresh(self, run: dict[str, Any]) -> bool:
+        return not run["start_date"] or datetime.fromisoformat(run["start_date"]) > self._connected_at
 
     @staticmethod
     def _trigger(api: AirflowApi, follower: Follower, dag_id: str) -> Watch:
@@ -361,10 +403,6 @@ def pending_rebuilds(server: Postgres) -> int:
         # On its way up again after a crash: ask later.
         return 1
     return int(row[0]) if row else 0
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def _relative(path: Path) -> str:

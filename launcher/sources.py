@@ -64,7 +64,8 @@ def connect_sandbox(api: AirflowApi, port: int) -> list[str]:
         connection = {name: value for name, value in wanted.items() if name != "provider"}
         connection["extra"] = json.dumps(connection.get("extra", {}))
         present = stored.get(connection["connection_id"])
-        if present is None or (_is_sandbox(present) and _addresses(present) != _addresses(connection)):
+        moved = present is not None and _is_sandbox(present) and _addresses(present) != _addresses(connection)
+        if present is None or (moved and present.get("login") == connection.get("login")):
             api.put_connection(connection, exists=present is not None)
     _merge_variable(api, offer["variable"])
     return [str(one["connection_id"]) for one in offer["connections"]]
@@ -99,7 +100,8 @@ def _from_environment(identity: str, environment: Mapping[str, str]) -> bool:
 
 
 def _is_sandbox(connection: Mapping[str, Any]) -> bool:
-    return str(connection.get("description") or "").startswith(_SANDBOX_MARK)
+    # Somebody may have put a real account into it and left the description: what points elsewhere is not ours to touch.
+    return str(connection.get("description") or "").startswith(_SANDBOX_MARK) and bool(_addresses(connection))
 
 
 def _addresses(connection: Mapping[str, Any]) -> set[str]:

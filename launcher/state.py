@@ -33,6 +33,9 @@ _OURS = frozenset(
     ]
 )
 
+# PostgreSQL's initdb quotes paths for a shell, Airflow expands variables in its settings, and search paths split at ":".
+_UNUSABLE = frozenset('$`"\\:\n')
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -68,6 +71,12 @@ class State:
 
     def create(self) -> None:
         """Make the folders that every command relies on; those with secrets or data closed to other users."""
+        if unusable := sorted(set(str(self.root)) & _UNUSABLE):
+            raise LauncherError(
+                f"The path of this checkout, {self.root}, has a character in it that breaks the programs used here:"
+                f" {' '.join(unusable)}",
+                action="Move it to another folder; spaces, quotes and accents are fine.",
+            )
         try:
             self.folder.mkdir(exist_ok=True)
             for folder in (self.airflow_home, self.logs, self.sandbox, self.dbt):

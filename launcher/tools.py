@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from launcher import database, pg_home, ports
 from launcher.database import Users
@@ -97,7 +98,9 @@ def _dbt(place: _Place, arguments: list[str]) -> _Command:
     }
     # dbt imports every top-level module that is called dbt_something: our folders stay off its path.
     others = {name: value for name, value in place.environment.items() if name != "PYTHONPATH"}
-    return [sys.executable, "-P", "-m", "dbt.cli.main", *arguments], others | ours
+    # By this interpreter, whatever the script's first line says: the repository may have been moved since.
+    script = str(Path(sys.executable).with_name("dbt"))
+    return [sys.executable, "-P", script, *arguments], others | ours
 
 
 def _psql(place: _Place, arguments: list[str]) -> _Command:

@@ -1,6 +1,6 @@
 {#
     The rows of a model that a test has to look at: those of the days that this build changed, so that what tests cost does
-    not grow with the history either. All of history is tested with AI_USAGE_TEST_ALL=1 (the daily run), on a full refresh,
+    not grow with the history either. All of history is tested with AI_USAGE_TEST_ALL=1, on a full refresh,
     and by `dbt test`, which changes nothing.
 #}
 {% macro tested_rows(model, windowed=true) -%}

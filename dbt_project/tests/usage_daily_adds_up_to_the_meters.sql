@@ -10,8 +10,17 @@ slices as (
     select * from {{ tested_rows(ref('coverage_calendar')) }} as tested
 ),
 
+-- Added up before they meet the slices, or PostgreSQL may look up the whole day of a connection for each of its slices.
 meters as (
-    select * from {{ tested_rows(ref('int_usage_meters')) }} as tested
+    select
+        usage_date,
+        connection_id,
+        stream,
+        scope,
+        meter,
+        sum(quantity) as quantity
+    from {{ tested_rows(ref('int_usage_meters')) }} as tested
+    group by usage_date, connection_id, stream, scope, meter
 ),
 
 metered as (

@@ -38,7 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("connections", nargs="*", metavar="CONNECTION", help="connection ids; all sources if left out")
     check.add_argument("--json", action="store_true", help="print the answers as JSON")
-    commands.add_parser("migrate", help="bring the warehouse to the version of this code")
+    commands.add_parser(
+        "migrate",
+        help="bring the warehouse to the version of this code",
+        description="Migrate the warehouse as its administrator. Reads AI_USAGE_ADMIN_DSN, AI_USAGE_DB_PASSWORD and"
+        " AI_USAGE_READER_PASSWORD from the environment. `make run` does this by itself.",
+    )
     return parser
 
 

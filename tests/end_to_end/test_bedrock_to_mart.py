@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import date, timedelta
 from typing import Any
 
@@ -242,10 +243,47 @@ def test_a_rejected_key_is_told_with_what_to_do_and_is_not_tried_again(
     (event,) = connected.query("select connection_id, action from ops.event where kind = 'credential_rejected'")
     assert event[0] == "aws_bedrock_research"
     assert event[1]
+    assert "AWS does not know" in str(
+        connected.query("select error_message from ops.extraction where outcome = 'failed'")
+    )
     everything = connected.query("select string_agg(e::text, ' ') from ops.event as e")[0][0]
     everything += str(connected.query("select string_agg(c::text, ' ') from ops.connection_check as c")[0][0])
     assert "canary-secret" not in everything
     assert "AKIAUNKNOWNKEY" not in everything
+
+
+def test_a_key_that_was_put_right_closes_the_story(
+    connected: TestWarehouse, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = os.environ["AIRFLOW_CONN_AWS_BEDROCK_RESEARCH"]
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_BEDROCK_RESEARCH", json.dumps(json.loads(good) | {"password": "mistyped-key"}))
+    assert run_dag(DAG_ID, {"connections": ["aws_bedrock_research"]}).state == "failed"
+
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_BEDROCK_RESEARCH", good)
+    assert run_dag(DAG_ID, {"connections": ["aws_bedrock_research"]}).state == "success"
+
+    story = connected.query("select kind from ops.event where scope is null order by event_id")
+    assert story == [("credential_rejected",), ("connected",), ("recovered",)]
+    assert connected.query("select count(*) from ops.connection_check where passed is not true") == [(0,)]
+
+
+def test_a_region_taken_out_of_the_connection_does_not_come_back_during_an_outage(
+    connected: TestWarehouse, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = {"connections": ["aws_bedrock_research"]}
+    assert run_dag(DAG_ID, only).state == "success"
+    connection = json.loads(os.environ["AIRFLOW_CONN_AWS_BEDROCK_RESEARCH"])
+    connection["extra"]["regions"] = ["us-east-1"]
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_BEDROCK_RESEARCH", json.dumps(connection))
+    assert run_dag(DAG_ID, only).state == "success"
+
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_BEDROCK_RESEARCH", json.dumps(connection | {"password": "mistyped-key"}))
+    outage = run_dag(DAG_ID, only)
+
+    assert outage.state == "failed"
+    assert connected.query(
+        "select distinct scope from ops.extraction where run_id = %s and outcome = 'failed'", outage.ledger_run_id
+    ) == [("us-east-1",)]
 
 
 def test_the_day_is_the_utc_day_wherever_the_process_runs(

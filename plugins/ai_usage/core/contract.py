@@ -90,11 +90,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Note:
-    """Something worth telling the person on call that is not an error (``schema_drift``, ``no_usage``, …)."""
+    """
+    Something worth telling the person on call that is not an error (``schema_drift``, ``restated``, …).
+
+    :param is_news: whether it is told again when the same words come again; a restatement is, a strange field is not.
+    """
 
     kind: str
     message: str
     action: str | None = None
+    is_news: bool = False
 
 
 @dataclass

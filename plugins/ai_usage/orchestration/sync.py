@@ -73,7 +73,7 @@ def plan(
     work: list[Work] = []
     for connection_id in selected(connection_ids, request):
         try:
-            _verify_if_new(provider, warehouse, connection_id)
+            _verify_unless_good(provider, warehouse, connection_id)
             work += _plan_connection(provider, warehouse, connection_id, asked, today)
         except WarehouseError:
             raise
@@ -147,8 +147,8 @@ def _plan_connection(
     return planned
 
 
-def _verify_if_new(provider: Provider, warehouse: Warehouse, connection_id: str) -> None:
-    """Verify a connection the ledger has never met, so that its first hour already says what is wrong with it."""
+def _verify_unless_good(provider: Provider, warehouse: Warehouse, connection_id: str) -> None:
+    """Verify a new connection, and one whose last verification found a fault, so that the answers on record are true."""
     with warehouse.session(LOADER) as session:
         if ledger.is_verified(session, connection_id):
             return
@@ -224,6 +224,10 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
             memory = ledger.recall_names(session, connection_id)
         connection = open_connection(provider, connection_id, memory)
         scope = _find_scope(provider, warehouse, connection, work["scope"])
+    except NotEntitled as refusal:
+        log.warning("%s", refusal.at(connection_id))
+        _fail_everything(provider, warehouse, work, run_id, refusal)
+        return summary
     except UsageError as error:
         _fail_everything(provider, warehouse, work, run_id, error.at(connection_id))
         raise
@@ -334,8 +338,7 @@ def _fail_everything(provider: Provider, warehouse: Warehouse, work: Work, run_i
     """Record an error that came before any window could be read."""
     with warehouse.session(LOADER) as session:
         if work["scope"] == UNKNOWN_SCOPE:
-            place = Place(provider.name, work["connection_id"], None, None)
-            ledger.record_error(session, place, error, run_id)
+            ledger.fail_connection(session, provider.name, work["connection_id"], error, run_id)
             return
         for stream in provider.streams:
             place = Place(provider.name, work["connection_id"], stream.name, work["scope"])

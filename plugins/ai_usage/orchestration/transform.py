@@ -49,7 +49,7 @@ class Transformed:
     rows_changed: int = 0
 
     def __str__(self) -> str:
-        if not self.pairs:
+        if not self.pairs and not self.nodes_ok:
             return "No slice changed since the last transform: nothing to build."
         return (
             f"{self.pairs} connection-days rebuilt: {self.nodes_ok} dbt nodes good, {self.rows_changed} rows changed."

@@ -161,7 +161,7 @@ class AwsBedrock(Provider):
             account = reader.account()
         except UsageError as error:
             yield _failed("credential", error)
-            yield from _unasked(regions, "the credential was not accepted")
+            yield from _unasked(regions, "the credential could not be verified")
             return
         yield Check("credential", True, f"The key belongs to account {account}.")
         if expected_account:

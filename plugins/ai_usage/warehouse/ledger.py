@@ -117,11 +117,17 @@ def register_scope(session: Session, connection_id: str, scope: Scope) -> None:
 
 
 def known_scopes(session: Session, connection_id: str) -> list[Scope]:
-    """Return the scopes seen so far, for when the provider cannot be asked."""
+    """Return the scopes that the connection last had, for when the provider cannot be asked."""
     with session.cursor(row_factory=class_row(Scope)) as cursor:
         return cursor.execute(
-            "select scope as name, account_id, account_name, region from ops.scope where connection_id = %s order by 1",
-            (connection_id,),
+            """
+            select scope as name, account_id, account_name, region from ops.scope
+            where connection_id = %(connection_id)s
+                -- All scopes of one look have the same time; one that was taken out of the connection has an older one.
+                and last_seen_at = (select max(last_seen_at) from ops.scope where connection_id = %(connection_id)s)
+            order by 1
+            """,
+            {"connection_id": connection_id},
         ).fetchall()
 
 
@@ -156,9 +162,12 @@ def keep_names(session: Session, connection_id: str, memory: Memory) -> None:
 
 
 def is_verified(session: Session, connection_id: str) -> bool:
-    """Tell whether the connection was ever verified."""
-    row = session.execute("select 1 from ops.connection_check where connection_id = %s limit 1", (connection_id,))
-    return row.fetchone() is not None
+    """Tell whether the connection's last verification found everything in order."""
+    row = session.execute(
+        "select coalesce(bool_and(passed is true), false) from ops.connection_check where connection_id = %s",
+        (connection_id,),
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def keep_checks(session: Session, provider: Provider, connection_id: str, checks: Iterable[Check]) -> None:
@@ -266,8 +275,9 @@ def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: J
     )
     for note in journal.notes:
         record_note(session, place, note, attempt.run_id)
-    if _open_story(session, place):
-        record_event(session, place, "recovered", "info", "Reading works again.", None, attempt.run_id)
+    for concerned in (place, Place(place.provider, place.connection_id, None, None)):
+        if _open_story(session, concerned):
+            record_event(session, concerned, "recovered", "info", "Reading works again.", None, attempt.run_id)
 
 
 def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal: Journal) -> None:
@@ -290,6 +300,24 @@ def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal:
         _arguments(attempt.place, attempt.window) | {"state": state, "error_kind": error.kind},
     )
     record_error(session, attempt.place, error, attempt.run_id)
+
+
+def fail_connection(session: Session, provider: str, connection_id: str, error: UsageError, run_id: str) -> None:
+    """Record that a connection could not even be asked what there is to read."""
+    session.execute(
+        "insert into ops.connection (connection_id, provider, last_attempt_at) values (%s, %s, now())"
+        " on conflict (connection_id) do update set last_attempt_at = excluded.last_attempt_at",
+        (connection_id, provider),
+    )
+    session.execute(
+        """
+        insert into ops.extraction (provider, connection_id, stream, scope, window_first, window_last, run_id,
+            finished_at, outcome, error_kind, error_message)
+        values (%s, %s, '-', '-', current_date, current_date, %s, now(), 'failed', %s, %s)
+        """,
+        (provider, connection_id, run_id, error.kind, str(error)),
+    )
+    record_error(session, Place(provider, connection_id, None, None), error, run_id)
 
 
 def _finish(
@@ -334,16 +362,19 @@ def record_error(session: Session, place: Place, error: UsageError, run_id: str)
 
 
 def record_note(session: Session, place: Place, note: Note, run_id: str) -> None:
-    """Tell something noteworthy, once."""
-    told = session.execute(
-        """
+    """Tell something noteworthy; once, unless it is news each time."""
+    told = (
+        not note.is_news
+        and session.execute(
+            """
         select 1 from ops.event
         where connection_id = %s and scope is not distinct from %s and stream is not distinct from %s
             and kind = %s and message = %s
         limit 1
         """,
-        (place.connection_id, place.scope, place.stream, note.kind, note.message),
-    ).fetchone()
+            (place.connection_id, place.scope, place.stream, note.kind, note.message),
+        ).fetchone()
+    )
     if not told:
         record_event(session, place, note.kind, "warning", note.message, note.action, run_id)
 

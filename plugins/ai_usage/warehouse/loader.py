@@ -192,7 +192,7 @@ class _Landing:
         restated = sorted(day for day in changed if day in self.current and self.current[day].state in settled)
         if restated:
             days = ", ".join(map(str, restated[:10])) + (" and more" if len(restated) > 10 else "")
-            journal.notes.append(Note("restated", f"The provider changed settled days: {days}."))
+            journal.notes.append(Note("restated", f"The provider changed settled days: {days}.", is_news=True))
 
     def _lock(self) -> None:
         place = self._attempt.place

@@ -28,7 +28,11 @@ class RolePasswords:
 
 
 def ensure_roles(admin: psycopg.Connection[tuple[object, ...]], passwords: RolePasswords) -> None:
-    """Create the roles where they are missing and set their passwords; needs a superuser or CREATEROLE."""
+    """
+    Create the roles where they are missing and set their passwords.
+
+    Needs a superuser; or a role with CREATEROLE whose ``createrole_self_grant`` is ``set, inherit``.
+    """
     for role in (LOADER, TRANSFORMER, READER, LOGIN):
         exists = admin.execute("select 1 from pg_roles where rolname = %s", (role,)).fetchone()
         if not exists:
