@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import psycopg
@@ -119,12 +119,10 @@ def test_a_large_answer_that_fails_halfway_leaves_nothing(
 
 def test_the_same_slice_loaded_by_many_at_once_is_there_once(place: TestWarehouse) -> None:
     answers = [records(0, 1, quantity=100 * n) for n in range(4)]
-    threads = [threading.Thread(target=load, args=(place, 0, 1, answer, f"run{n}")) for n, answer in enumerate(answers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(lambda n: load(place, 0, 1, answers[n], f"run{n}"), range(4)))
 
+    assert len(outcomes) == 4
     assert stored(place) in [expected(answer) for answer in answers]
 
 
