@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sandbox.service import Sandbox
+from sandbox.truth import CURRENCY, KEYS, MEASURES
 from tests.support.airflow import run_dag
 from tests.support.warehouse import TestWarehouse
 
@@ -17,21 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 DAG_ID = "aws_bedrock_usage"
 RESEARCH = "210987654321"
 PRODUCTION = "123456789012"
-COLUMNS = (
-    "usage_date",
-    "provider",
-    "account_id",
-    "account_name",
-    "region",
-    "model",
-    "requests",
-    "input_tokens",
-    "uncached_input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "output_images",
-)
+COLUMNS = (*KEYS, *MEASURES, CURRENCY)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """
 From an Airflow connection to the client a provider needs.
 
-Each kind of client (:attr:`~ai_usage.core.contract.Provider.client_kind`) is one function that is handed the Airflow
-connection and returns the settings without secrets and the client that holds the credential.
+Each kind of client (:attr:`~ai_usage.core.contract.Provider.client_kind`) is one function that is handed the provider
+and the Airflow connection, and returns the settings without secrets and the client that holds the credential.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ai_usage.core.contract import Connection, Memory, Provider
+from ai_usage.core.contract import Connection, Journal, Memory, Provider
 from ai_usage.core.errors import ConfigurationInvalid, SourceUnavailable
 from ai_usage.core.http import checked_base_url, is_loopback
+from ai_usage.core.http_provider import HttpProvider
 
 AWS_ATTEMPTS = 5
 """Attempts per call, the first included; botocore waits between them with growing, jittered pauses."""
@@ -36,10 +37,12 @@ class Opened(NamedTuple):
 
     :param options: settings that may be read by anyone who may read logs.
     :param client: what the provider calls.
+    :param journal: where the client counts its calls, if it does; otherwise the provider counts them.
     """
 
     options: Mapping[str, Any]
     client: Any
+    journal: Journal | None = None
 
 
 def open_connection(provider: Provider, connection_id: str, memory: Memory) -> Connection:
@@ -66,8 +69,9 @@ def open_connection(provider: Provider, connection_id: str, memory: Memory) -> C
             action="Correct its type, or name another connection.",
             connection_id=connection_id,
         )
-    opened = OPENERS[provider.client_kind](found)
-    return Connection(connection_id, dict(opened.options), opened.client, memory=memory)
+    opened = OPENERS[provider.client_kind](provider, found)
+    journal = opened.journal or Journal()
+    return Connection(connection_id, dict(opened.options), opened.client, journal=journal, memory=memory)
 
 
 def find_connection(connection_id: str) -> Any | None:
@@ -260,7 +264,7 @@ class AwsConnectionClients:
         return ours.merge(theirs)
 
 
-def _open_aws(found: Any) -> Opened:
+def _open_aws(_: Provider, found: Any) -> Opened:
     """Return boto3 clients made by Airflow's AWS hook, and the settings that are ours."""
     extra = extra_of(found)
     _refuse_ambient_credentials(found, extra)
@@ -321,9 +325,44 @@ def _check_aws_endpoints(found: Any, extra: Mapping[str, Any]) -> None:
             checked_base_url(place["endpoint_url"], connection_id=found.conn_id)
 
 
+def _open_http(provider: Provider, found: Any) -> Opened:
+    """Return an HTTP client with the connection's password as the key, and the settings of its extra."""
+    assert isinstance(provider, HttpProvider)
+    extra = extra_of(found)
+    base_url = _address_of(found, extra.pop("base_url", None))
+    # A form hands in every field it has; one that was left empty is no setting.
+    options = {name: value for name, value in without_secrets(extra).items() if value not in (None, "")}
+    key = (found.password or "").strip()
+    if not key:
+        raise ConfigurationInvalid(
+            "It has no key.", action="Put the key into its password field.", connection_id=found.conn_id
+        )
+    journal = Journal()
+    client = provider.client(key, connection_id=found.conn_id, options=options, base_url=base_url, journal=journal)
+    return Opened(options, client, journal)
+
+
+def _address_of(found: Any, from_extra: Any) -> str | None:
+    """
+    Return the address that stands in for the provider's own, or ``None``.
+
+    Two places may name it: ``host``, which is the form's field, and ``base_url`` in the extra.
+    """
+    given = [address for address in (found.host, from_extra) if address not in (None, "")]
+    problem = None
+    if len(given) > 1 and given[0] != given[1]:
+        problem, action = "Its host and base_url in its extra are different addresses.", "Keep one of them."
+    elif found.port or found.schema:
+        problem = "It names a port or a schema beside the address."
+        action = "Write the whole address into host, for example https://gateway.example.com:8443/v1."
+    if problem:
+        raise ConfigurationInvalid(problem, action=action, connection_id=found.conn_id)
+    return checked_base_url(given[0], connection_id=found.conn_id) if given else None
+
+
 def _environment_name(connection_id: str) -> str:
     return f"AIRFLOW_CONN_{connection_id.upper()}"
 
 
-OPENERS: Mapping[str, Callable[[Any], Opened]] = {"aws": _open_aws}
+OPENERS: Mapping[str, Callable[[Provider, Any], Opened]] = {"aws": _open_aws, "http": _open_http}
 """Kind of client → what makes it from an Airflow connection."""

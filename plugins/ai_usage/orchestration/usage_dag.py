@@ -151,7 +151,10 @@ def _verdict() -> None:
 
 
 def _summaries(context: Any) -> list[Summary]:
-    return [summary for summary in context["ti"].xcom_pull(task_ids="extract_load") or [] if summary]
+    pulled: Any = context["ti"].xcom_pull(task_ids="extract_load")
+    # Airflow hands over the value itself, not a list, when there is only one mapped task.
+    several: list[Any] = [pulled] if isinstance(pulled, dict) else list(pulled or [])
+    return [summary for summary in several if summary]
 
 
 def _run_id(context: Any) -> str:
