@@ -14,7 +14,8 @@ import pytest
 from ai_usage.core.contract import Connection, Journal, Memory, Record
 from ai_usage.core.errors import ConfigurationInvalid, ResponseInvalid
 from ai_usage.core.http import Limits
-from ai_usage.core.slices import Window
+from ai_usage.core.planner import expected_days
+from ai_usage.core.slices import Window, windows_covering
 from ai_usage.providers.openai import OpenAIProvider
 from ai_usage.warehouse.encoding import encode_record
 from sandbox.service import Sandbox
@@ -280,6 +281,15 @@ def test_the_widest_window_is_one_page(sandbox: Sandbox, stream: str, days: int)
     assert provider().stream(stream).max_window_days == days
     extract(connection(sandbox), stream, days_ago(days - 1))
     assert sandbox.requests.count(operation=stream) == 1
+
+
+def test_a_first_year_costs_a_hundred_and_twenty_four_calls(sandbox: Sandbox) -> None:
+    one = connection(sandbox)
+    for stream in provider().streams:
+        days = expected_days(stream, TODAY, None).days
+        for window in windows_covering(days, stream.max_window_days):
+            extract(one, stream.name, window.first, window.last)
+    assert sandbox.requests.count() == one.journal.calls == 124
 
 
 def test_an_organization_without_usage_is_not_even_asked_for_its_projects(sandbox: Sandbox) -> None:

@@ -94,7 +94,7 @@ def test_a_good_key_passes_every_check(sandbox: Sandbox) -> None:
     assert [check.passed for check in found.values()] == [True] * 4
     assert "It reads organization org-SandboxLab" in found[USAGE_KEY].message
     assert "of the last 30 days" in found["usage"].message
-    assert found["project names"].message == "Allowed: 1 projects."
+    assert found["project names"].message == "Allowed: 1 projects have a name."
 
 
 @pytest.mark.parametrize("key", [project_key(COMPANY), service_account_key(COMPANY)])

@@ -198,7 +198,7 @@ class OpenAIProvider(HttpProvider):
                 error.action,
                 error.kind,
             )
-        return Check("project names", True, f"Allowed: {len(names)} projects.")
+        return Check("project names", True, f"Allowed: {len(names)} projects have a name.")
 
     def scopes(self, connection: Connection) -> Sequence[Scope]:
         """Return the connection as a whole: an admin key belongs to one organization, which the connection may name."""

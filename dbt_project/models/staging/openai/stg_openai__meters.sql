@@ -38,6 +38,7 @@ inner join
             'uncached_input_tokens',
             records.input_tokens
             - coalesce(records.cached_input_tokens, 0)
+            - coalesce(records.cache_write_tokens, 0)
         ),
         ('completions', 'cache_read_tokens', coalesce(records.cached_input_tokens, 0)),
         ('completions', 'cache_write_tokens', coalesce(records.cache_write_tokens, 0)),
