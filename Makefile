@@ -3,7 +3,7 @@
 .PHONY: help run stop status clean setup dev-setup test lint format bench sandbox lock
 
 python := .state/venv/bin/python
-checked := plugins/ai_usage launcher sandbox dags bench tests
+checked := plugins/ai_usage plugins/ai_usage_plugin.py launcher sandbox dags bench tests
 compile := .state/uv/bin/uv pip compile --universal --python-version 3.11 --no-build --generate-hashes
 
 help: ## show this list

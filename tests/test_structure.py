@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ai_usage import providers
+from ai_usage import connection_types, providers
 from ai_usage.core.contract import Provider
+from ai_usage.core.http_provider import HttpProvider
 
 LAYERS = ["core", "warehouse", "providers", "orchestration"]
 MAY_IMPORT = {
@@ -31,7 +32,11 @@ def parts(repository: Path, name: str) -> dict[str, Path]:
         "the sandbox's truth": repository / f"sandbox/truth/{name}.py",
         "the tests": repository / f"tests/providers/test_{name}.py",
         "the documentation page": repository / f"docs/providers/{name}.md",
-    }
+    } | (
+        {"the connection type": repository / f"plugins/ai_usage/connection_types/{name}.py"}
+        if isinstance(providers.load(name), HttpProvider)
+        else {}
+    )
 
 
 @pytest.mark.parametrize("name", providers.names())
@@ -39,6 +44,22 @@ def test_a_provider_has_all_its_parts(repository: Path, name: str) -> None:
     missing = [what for what, path in parts(repository, name).items() if not path.exists()]
 
     assert not missing, f"{name} lacks {', '.join(missing)}"
+
+
+def test_a_connection_type_is_that_of_its_provider_and_plain_data(repository: Path) -> None:
+    for name in connection_types.names():
+        declared = connection_types.load(name)
+
+        assert declared["connection-type"] == providers.load(name).connection_type
+        assert _imports(repository / f"plugins/ai_usage/connection_types/{name}.py") <= {
+            "__future__",
+            "__future__.annotations",
+            "typing",
+            "typing.Any",
+        }
+        for field, shown in declared["conn-fields"].items():
+            assert {"label", "description", "schema"} == set(shown), f"{name}: {field}"
+            assert "null" in shown["schema"]["type"], f"{name}: {field} cannot be left empty"
 
 
 def test_dbt_knows_every_provider_and_no_other(repository: Path) -> None:

@@ -1,7 +1,8 @@
 -- Per provider and day: what the meters of the counted slices hold, the two tables of usage hold too.
+-- Money is compared by currency. The measures are written out here, apart from the macros that make the tables.
 {%- set shared = [
-    'requests', 'uncached_input_tokens', 'cache_read_tokens', 'cache_write_tokens', 'output_tokens', 'output_images',
-    'compute_seconds', 'api_calls',
+    'requests', 'uncached_input_tokens', 'cache_read_tokens', 'output_tokens', 'output_images', 'audio_seconds',
+    'characters', 'server_tool_requests', 'compute_seconds', 'api_calls', 'billed_cost',
 ] %}
 
 with
@@ -18,24 +19,20 @@ meters as (
         stream,
         scope,
         meter,
+        currency,
         sum(quantity) as quantity
     from {{ tested_rows(ref('int_usage_meters')) }} as tested
-    group by usage_date, connection_id, stream, scope, meter
+    group by usage_date, connection_id, stream, scope, meter, currency
 ),
 
 metered as (
     select
         slices.provider,
         slices.usage_date,
-        case
-            when
-                meters.meter in (
-                    'uncached_input_tokens', 'cache_read_tokens', 'cache_write_tokens', 'unsplit_input_tokens'
-                )
-                then 'input_tokens'
-        end as total,
         meters.meter,
-        meters.quantity
+        meters.quantity,
+        meters.currency,
+        meters.meter like 'cache_write%' as is_written_to_cache
     from meters
     inner join slices
         on
@@ -45,24 +42,44 @@ metered as (
             and meters.scope = slices.scope
 ),
 
-expected as (
+measured as (
     select
         provider,
         usage_date,
-        meter,
-        sum(quantity) as quantity
+        meter as measure,
+        currency,
+        quantity
     from metered
     where meter in ('{{ shared | join("', '") }}')
-    group by provider, usage_date, meter
     union all
     select
         provider,
         usage_date,
-        total as meter,
-        sum(quantity) as quantity
+        'cache_write_tokens' as measure,
+        currency,
+        quantity
     from metered
-    where total is not null
-    group by provider, usage_date, total
+    where is_written_to_cache
+    union all
+    select
+        provider,
+        usage_date,
+        'input_tokens' as measure,
+        currency,
+        quantity
+    from metered
+    where is_written_to_cache or meter in ('uncached_input_tokens', 'cache_read_tokens', 'unsplit_input_tokens')
+),
+
+expected as (
+    select
+        provider,
+        usage_date,
+        measure,
+        coalesce(currency, '') as currency,
+        sum(quantity) as quantity
+    from measured
+    group by provider, usage_date, measure, coalesce(currency, '')
 ),
 
 {% for table in ['usage_daily', 'usage_daily_detail'] -%}
@@ -70,18 +87,20 @@ expected as (
         select
             tested.provider,
             tested.usage_date,
-            measure.meter,
+            measure.measure,
+            measure.currency,
             sum(measure.quantity) as quantity
         from {{ tested_rows(ref(table)) }} as tested
         cross join
             lateral (
                 values
-                {% for measure in shared + ['input_tokens'] -%}
-                    ('{{ measure }}', tested.{{ measure }}){{ '' if loop.last else ',' }}
+                {% for measure in shared + ['cache_write_tokens', 'input_tokens'] -%}
+                    {%- set currency = 'tested.billed_currency' if measure == 'billed_cost' else "''" -%}
+                    ('{{ measure }}', tested.{{ measure }}, {{ currency }}){{ '' if loop.last else ',' }}
                 {% endfor -%}
-            ) as measure (meter, quantity)
+            ) as measure (measure, quantity, currency)
         where measure.quantity is not null
-        group by tested.provider, tested.usage_date, measure.meter
+        group by tested.provider, tested.usage_date, measure.measure, measure.currency
     ),
 
 {% endfor -%}
@@ -114,10 +133,11 @@ select
     mart,
     provider,
     usage_date,
-    meter,
+    measure,
+    currency,
     wanted.quantity as expected,
     found.quantity as found
 from wanted
-full join found using (mart, provider, usage_date, meter)
+full join found using (mart, provider, usage_date, measure, currency)
 -- NULL on one side only is a difference too: nothing given is not zero.
 where wanted.quantity is distinct from found.quantity

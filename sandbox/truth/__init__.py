@@ -29,10 +29,18 @@ MEASURES = (
     "cache_write_tokens",
     "output_tokens",
     "output_images",
+    "audio_seconds",
+    "characters",
+    "server_tool_requests",
+    "billed_cost",
 )
-DETAIL_KEYS = (*KEYS, "raw_model_id", "endpoint")
+CURRENCY = "billed_currency"
+"""Of ``billed_cost``; ``None`` where there is none. A provider of the sandbox bills in one currency only."""
+DETAIL_KEYS = (*KEYS, "raw_model_id", "endpoint", "project_id", "project_name", "credential_id", "service_tier")
 DETAIL_MEASURES = (
     *MEASURES,
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
     "unsplit_input_tokens",
     "client_errors",
     "server_errors",
@@ -69,7 +77,11 @@ class ProviderTruth(ABC):
 
     @abstractmethod
     def expected_detail(self, first: date, last: date, accounts: Collection[str] | None = None) -> list[Row]:
-        """Return the expected rows at the provider's finest grain."""
+        """
+        Return the expected rows at the provider's finest grain: :func:`detail_row` filled in.
+
+        Several rows may share a place; they are added up.
+        """
 
     @abstractmethod
     def validate(self, restatement: Restatement) -> None:
@@ -80,10 +92,35 @@ class ProviderTruth(ABC):
         totals: dict[tuple[Any, ...], Row] = {}
         for detail in self.expected_detail(first, last, accounts):
             key = tuple(detail[name] for name in KEYS)
-            row = totals.setdefault(key, dict(zip(KEYS, key, strict=True)) | dict.fromkeys(MEASURES))
+            row = totals.setdefault(key, dict(zip(KEYS, key, strict=True)) | dict.fromkeys((*MEASURES, CURRENCY)))
             for measure in MEASURES:
                 row[measure] = add(row[measure], detail[measure])
-        return [totals[key] for key in sorted(totals)]
+            row[CURRENCY] = one_currency(row[CURRENCY], detail[CURRENCY])
+        return [totals[key] for key in sorted(totals, key=_in_order)]
+
+
+def detail_row(**known: Any) -> Row:
+    """Return a row of :meth:`ProviderTruth.expected_detail`: what is not named is ``None``, not given."""
+    row: Row = dict.fromkeys((*DETAIL_KEYS, *DETAIL_MEASURES, CURRENCY))
+    if unknown := set(known) - set(row):
+        raise SandboxError(f"The truth has no {', '.join(sorted(unknown))}.")
+    return row | known
+
+
+def in_detail_order(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows ordered by :data:`DETAIL_KEYS`; what is not given comes first."""
+    return sorted(rows, key=lambda row: _in_order(tuple(row[name] for name in DETAIL_KEYS)))
+
+
+def _in_order(key: tuple[Any, ...]) -> tuple[tuple[bool, Any], ...]:
+    return tuple((part is not None, part) for part in key)
+
+
+def one_currency(known: str | None, more: str | None) -> str | None:
+    """Return the currency of a sum; the truth is never about two."""
+    if known and more and known != more:
+        raise SandboxError(f"{known} and {more} cannot be added up.")
+    return known or more
 
 
 def add(*parts: Number | None) -> Number | None:

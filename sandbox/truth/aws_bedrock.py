@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 
 from sandbox.errors import SandboxError
-from sandbox.truth import DETAIL_KEYS, DETAIL_MEASURES, ProviderTruth, Row, days_between, draw, draw_between
+from sandbox.truth import ProviderTruth, Row, days_between, detail_row, draw, draw_between, in_detail_order
 from sandbox.world import Restatement, World
 
 PROVIDER = "aws_bedrock"
@@ -258,7 +258,7 @@ class AwsBedrockTruth(ProviderTruth):
             for day in days_between(first, last)
             if (values := self.values(account, endpoint, day))
         ]
-        return sorted(rows, key=lambda row: tuple(row[name] for name in DETAIL_KEYS))
+        return in_detail_order(rows)
 
     def validate(self, restatement: Restatement) -> None:
         """Raise if the account, region, model or a metric is unknown, or a value does not fit a double exactly."""
@@ -286,16 +286,16 @@ class AwsBedrockTruth(ProviderTruth):
                 raise SandboxError(f"{restatement.model}: give {new} and {old} {'alike' if both else 'not both'}.")
 
     def _detail(self, account: Account, endpoint: Endpoint, day: date, values: Mapping[str, int]) -> Row:
-        row: Row = dict.fromkeys((*DETAIL_KEYS, *DETAIL_MEASURES)) | {
-            "usage_date": day,
-            "provider": PROVIDER,
-            "account_id": account.account_id,
-            "account_name": account.name,
-            "region": endpoint.region,
-            "model": endpoint.model,
-            "raw_model_id": endpoint.model_id,
-            "endpoint": endpoint.namespace,
-        }
+        row = detail_row(
+            usage_date=day,
+            provider=PROVIDER,
+            account_id=account.account_id,
+            account_name=account.name,
+            region=endpoint.region,
+            model=endpoint.model,
+            raw_model_id=endpoint.model_id,
+            endpoint=endpoint.namespace,
+        )
         return row | (_runtime_measures(values) if endpoint.namespace == BEDROCK else _mantle_measures(values))
 
     def _draw(self, account: Account, endpoint: Endpoint, day: date) -> dict[str, int]:

@@ -75,3 +75,12 @@ def test_a_day_settles_some_time_after_it_ends(hours_after_the_day: int, count: 
     asked_at = datetime(2026, 8, 21, tzinfo=UTC) + timedelta(hours=hours_after_the_day)
 
     assert state_of_answer(STREAM, TODAY, count, asked_at) == state
+
+
+def test_days_that_the_stream_does_not_give_yet_are_neither_expected_nor_read() -> None:
+    completed_days_only = replace(STREAM, newest_days_ago=2)
+
+    assert expected_days(completed_days_only, TODAY, ago(5)) == Window(ago(5), ago(2))
+    assert expected_days(completed_days_only, TODAY, ago(1)) is None
+    states = dict.fromkeys((TODAY, ago(1), ago(2)), SliceState.MISSING)
+    assert days_to_read(completed_days_only, states, TODAY) == [ago(2)]

@@ -21,6 +21,11 @@ COLUMNS = (
     "cache_write_tokens",
     "output_tokens",
     "output_images",
+    "audio_seconds",
+    "characters",
+    "server_tool_requests",
+    "billed_cost",
+    "billed_currency",
     "coverage",
 )
 WORST_LAST = ("final", "confirmed_zero", "provisional", "outside_retention", "not_entitled", "missing", "failed")
@@ -113,4 +118,4 @@ def _add(sums: Measures, more: Measures) -> None:
 def _row(
     day: date, account: str, name: str | None, region: str, model: str | None, sums: Measures, coverage: str
 ) -> Row:
-    return (day, PROVIDER, account, name, region, model, *(sums.get(column) for column in COLUMNS[6:13]), coverage)
+    return (day, PROVIDER, account, name, region, model, *(sums.get(column) for column in COLUMNS[6:-1]), coverage)

@@ -1,4 +1,4 @@
-"""One sandbox with both its accounts, Airflow's metadata, and a warehouse that both point to."""
+"""A sandbox with all its accounts, Airflow's metadata, and a warehouse that both point to."""
 
 from __future__ import annotations
 
@@ -22,13 +22,19 @@ def airflow_metadata() -> None:
 
 
 @pytest.fixture(scope="module")
-def running_sandbox() -> Iterator[Sandbox]:
-    """The sandbox, moto included, on the day on which it starts."""
+def running_sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """
+    The sandbox on the day on which it starts.
+
+    A module says with ``HISTORY_DAYS`` how far back its connections begin, and with ``WITH_MOTO`` whether it needs moto.
+    """
     now = datetime.now(UTC)
     # The tasks read the real clock, so a run that would cross midnight begins its day a little later instead.
     if now.hour == 23 and now.minute >= 50:
         pytest.skip("within ten minutes of midnight UTC the sandbox and the tasks could live on different days")
-    with Sandbox(today=now.date(), history_days=HISTORY_DAYS) as sandbox:
+    history_days = getattr(request.module, "HISTORY_DAYS", HISTORY_DAYS)
+    moto = getattr(request.module, "WITH_MOTO", False)
+    with Sandbox(today=now.date(), history_days=history_days, moto=moto) as sandbox:
         yield sandbox
 
 
@@ -41,6 +47,12 @@ def sandbox(running_sandbox: Sandbox) -> Iterator[Sandbox]:
     running_sandbox.faults.clear()
 
 
+@pytest.fixture(autouse=True)
+def own_dbt_target(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One folder for what dbt writes in all these tests, so that the project is parsed once."""
+    monkeypatch.setenv("AI_USAGE_DBT_TARGET", str(tmp_path_factory.getbasetemp() / "dbt_target"))
+
+
 @pytest.fixture
 def connected(
     sandbox: Sandbox, warehouse: TestWarehouse, airflow_metadata: None, monkeypatch: pytest.MonkeyPatch
@@ -51,7 +63,7 @@ def connected(
     return warehouse
 
 
-@pytest.fixture(scope="session")
-def history() -> timedelta:
+@pytest.fixture
+def history(sandbox: Sandbox) -> timedelta:
     """How far back the sandbox's connections begin."""
-    return timedelta(days=HISTORY_DAYS - 1)
+    return sandbox.clock.today() - sandbox.truth.world.opened

@@ -11,6 +11,7 @@ import pytest
 
 from sandbox.service import Sandbox
 from tests.support.airflow import run_dag
+from tests.support.marts import Places, normal, usage_daily
 from tests.support.warehouse import TestWarehouse
 
 pytestmark = pytest.mark.timeout(600)
@@ -18,42 +19,17 @@ pytestmark = pytest.mark.timeout(600)
 DAG_ID = "aws_bedrock_usage"
 RESEARCH = "210987654321"
 PRODUCTION = "123456789012"
-COLUMNS = (
-    "usage_date",
-    "provider",
-    "account_id",
-    "account_name",
-    "region",
-    "model",
-    "requests",
-    "input_tokens",
-    "uncached_input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "output_images",
-)
+WITH_MOTO = True
 
 
-@pytest.fixture(autouse=True)
-def own_dbt_target(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    # One folder for all tests, so that the project is parsed once.
-    monkeypatch.setenv("AI_USAGE_DBT_TARGET", str(tmp_path_factory.getbasetemp() / "dbt_target"))
-
-
-def mart(warehouse: TestWarehouse) -> list[dict[str, Any]]:
+def mart(warehouse: TestWarehouse) -> Places:
     """Return the rows with usage, as an analyst sees them."""
-    with warehouse.as_reader() as session:
-        rows = session.execute(
-            f"select {', '.join(COLUMNS)} from marts.usage_daily where model is not null order by 1, 2, 3, 4, 5, 6"
-        ).fetchall()
-    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    return normal(usage_daily(warehouse, "aws_bedrock"))
 
 
-def truth(sandbox: Sandbox, history: timedelta) -> list[dict[str, Any]]:
+def truth(sandbox: Sandbox, history: timedelta) -> Places:
     today = sandbox.clock.today()
-    rows = sandbox.truth.expected_usage_daily("aws_bedrock", today - history, today)
-    return [{column: row[column] for column in COLUMNS} for row in rows]
+    return normal(sandbox.truth.expected_usage_daily("aws_bedrock", today - history, today))
 
 
 def build() -> str:
@@ -164,7 +140,7 @@ def test_a_denied_region_fails_alone_and_shows_as_unknown_never_as_zero(
     today = sandbox.clock.today()
     days = [today - history + timedelta(days=n) for n in range(history.days + 1)]
     assert unknown == [(day, None, None, None, None, "failed") for day in days]
-    others = [row for row in truth(sandbox, history) if (row["account_id"], row["region"]) != (RESEARCH, "us-west-2")]
+    others = {key: row for key, row in truth(sandbox, history).items() if (key[2], key[4]) != (RESEARCH, "us-west-2")}
     assert mart(connected) == others
 
     sandbox.faults.clear()

@@ -27,7 +27,7 @@ from launcher import ports
 from launcher.private_file import read_variables
 from sandbox.connections import environment
 from sandbox.service import Sandbox
-from tests.end_to_end.test_bedrock_to_mart import COLUMNS
+from tests.support.marts import DAILY, Places, Row, normal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -105,20 +105,22 @@ class Checkout:
         ) as session:
             return session.execute(statement.encode()).fetchall()
 
-    def truth(self) -> list[tuple[Any, ...]]:
-        """Ask the sandbox what the mart should hold."""
+    def truth(self) -> Places:
+        """Ask the sandbox what the mart should hold, of all providers."""
         port = json.loads((self.folder / ".state/ports.json").read_text())["sandbox"]
-        with urlopen(f"http://127.0.0.1:{port}/_health") as health:
-            today = date.fromisoformat(json.load(health)["today"])
-        first = today - timedelta(days=39)
-        address = f"http://127.0.0.1:{port}/_truth?provider=aws_bedrock&first={first}&last={today}"
-        with urlopen(address) as answer:
-            rows = json.load(answer)
-        return sorted(tuple(str(row[column]) for column in COLUMNS) for row in rows)
+        with urlopen(f"http://127.0.0.1:{port}/_health") as answer:
+            health = json.load(answer)
+        rows: list[Row] = []
+        for provider in health["simulators"]:
+            first = date.fromisoformat(health["today"]) - timedelta(days=39)
+            address = f"http://127.0.0.1:{port}/_truth?provider={provider}&first={first}&last={health['today']}"
+            with urlopen(address) as answer:
+                rows += json.load(answer)
+        return normal(rows)
 
-    def mart(self) -> list[tuple[Any, ...]]:
-        rows = self.rows(f"select {', '.join(COLUMNS)} from marts.usage_daily where model is not null")
-        return sorted(tuple(str(value) for value in row) for row in rows)
+    def mart(self) -> Places:
+        rows = self.rows(f"select {', '.join(DAILY)} from marts.usage_daily where model is not null")
+        return normal(dict(zip(DAILY, row, strict=True)) for row in rows)
 
 
 def eventually(is_true: Callable[[], object], seconds: float) -> bool:

@@ -80,7 +80,7 @@ def test_the_sandbox_is_connected_and_not_taken_for_real_the_next_time(
     assert sorted(found.sandbox) == sorted(added) == sorted(airflow.connections)
     for connection in airflow.connections.values():
         assert connection["description"].startswith("AI usage sandbox")
-        assert f"127.0.0.1:{sandbox_port}" in connection["extra"]
+        assert f"127.0.0.1:{sandbox_port}" in json.dumps(connection)
 
 
 def test_connecting_the_sandbox_again_changes_nothing(
@@ -97,19 +97,21 @@ def test_connecting_the_sandbox_again_changes_nothing(
 def test_a_sandbox_that_has_moved_to_another_port_is_found_again(
     airflow: AirflowDouble, api: AirflowApi, sandbox_port: int
 ) -> None:
-    (identity, *_) = connect_sandbox(api, sandbox_port)
-    airflow.connections[identity]["extra"] = airflow.connections[identity]["extra"].replace(str(sandbox_port), "1")
+    connect_sandbox(api, sandbox_port)
+    for name, field in (("aws_bedrock_research", "extra"), ("openai_default", "host")):
+        airflow.connections[name][field] = airflow.connections[name][field].replace(str(sandbox_port), "1")
 
     connect_sandbox(api, sandbox_port)
 
-    assert f"127.0.0.1:{sandbox_port}" in airflow.connections[identity]["extra"]
+    assert f"127.0.0.1:{sandbox_port}" in airflow.connections["aws_bedrock_research"]["extra"]
+    assert f"127.0.0.1:{sandbox_port}" in airflow.connections["openai_default"]["host"]
 
 
 def test_what_the_variable_already_lists_stays(airflow: AirflowDouble, api: AirflowApi, sandbox_port: int) -> None:
-    airflow.variables[VARIABLE] = {"key": VARIABLE, "value": json.dumps({"openai": ["openai_prod"]})}
+    airflow.variables[VARIABLE] = {"key": VARIABLE, "value": json.dumps({"some_provider": ["prod"]})}
     connect_sandbox(api, sandbox_port)
     listed = json.loads(airflow.variables[VARIABLE]["value"])
-    assert listed["openai"] == ["openai_prod"]
+    assert listed["some_provider"] == ["prod"]
     assert listed["aws_bedrock"]
 
 

@@ -60,7 +60,12 @@ def test_every_simulator_has_its_truth_and_the_other_way_round(sandbox: Sandbox)
 def test_health_says_which_world_this_is(sandbox: Sandbox, call: Call) -> None:
     status, health = call(f"{sandbox.url}/_health")
 
-    assert (status, health["today"], health["seed"], health["simulators"]) == (200, "2026-08-15", 7, ["aws_bedrock"])
+    assert (status, health["today"], health["seed"], health["simulators"]) == (
+        200,
+        "2026-08-15",
+        7,
+        simulators.names(),
+    )
 
 
 def test_the_truth_over_http_is_the_truth(sandbox: Sandbox, call: Call) -> None:
@@ -169,9 +174,9 @@ def test_stopping_frees_the_port() -> None:
 
 
 def test_connections_say_what_they_are_and_hold_nothing_real(sandbox: Sandbox) -> None:
-    (connection,) = sandbox.connections()
+    connections = {connection["connection_id"]: connection for connection in sandbox.connections()}
+    connection = connections[DOUBLE]
 
-    assert connection["connection_id"] == DOUBLE
     assert connection["conn_type"] == "aws"
     assert connection["description"].startswith("AI usage sandbox")
     assert connection["extra"]["regions"] == ["us-east-1", "us-west-2", "eu-central-1"]
@@ -179,7 +184,10 @@ def test_connections_say_what_they_are_and_hold_nothing_real(sandbox: Sandbox) -
     assert connection["extra"]["model_ids"] == ["meta.llama3-1-8b-instruct-v1:0"]
     assert not connection["login"].startswith(("AKIA", "ASIA"))
     assert "not-a-real-secret" in connection["password"]
-    assert sandbox.variable() == {"aws_bedrock": [DOUBLE]}
+    assert sandbox.variable()["aws_bedrock"] == [DOUBLE]
+    for connection in connections.values():
+        assert connection["description"].startswith("AI usage sandbox"), connection["connection_id"]
+        assert connection["extra"]["start_date"] == "2026-07-07", connection["connection_id"]
 
 
 def test_the_command_serves_prints_connections_and_stops_when_told(tmp_path: Path, call: Call) -> None:
@@ -196,7 +204,7 @@ def test_the_command_serves_prints_connections_and_stops_when_told(tmp_path: Pat
         moto = default["extra"]["service_config"]["cloudwatch"]["endpoint_url"]
         assert default["extra"]["account_id"] == "123456789012"
         assert moto != url
-        assert json.loads(shlex.split(lines["AIRFLOW_VAR_AI_USAGE_CONNECTIONS"])[0]) == {"aws_bedrock": [DOUBLE]}
+        assert json.loads(shlex.split(lines["AIRFLOW_VAR_AI_USAGE_CONNECTIONS"])[0])["aws_bedrock"] == [DOUBLE]
         assert call(f"{url}/_health")[1]["today"] == "2026-08-15"
 
         process.send_signal(signal.SIGTERM)

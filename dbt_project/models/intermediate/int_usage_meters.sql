@@ -20,8 +20,13 @@
         meters.raw_model_id,
         meters.region,
         meters.endpoint,
+        meters.project_id,
+        meters.project_name,
+        meters.credential_id,
+        meters.service_tier,
         meters.meter,
         meters.quantity,
+        meters.currency,
         meters.usage_date
     from {{ ref('stg_' ~ provider ~ '__meters') }} as meters
     {{ only_changed(['connection_id', 'usage_date'], 'meters') }}

@@ -50,33 +50,51 @@ places as (
         {{ worst_coverage('coverage') }} as coverage
     from states
     group by usage_date, provider, account_id, region
+),
+
+sums as (
+    select
+        usage_date,
+        provider,
+        account_id,
+        region,
+        model,
+        billed_currency as currency,
+        {% for measure in daily_measures() -%}
+            sum({{ measure }}) as {{ measure }},
+        {% endfor -%}
+        max(account_name) as account_name
+    from details
+    group by usage_date, provider, account_id, region, model, billed_currency
+),
+
+priced as (
+    select
+        *,
+        {{ own_or_first_currency('currency', ['usage_date', 'provider', 'account_id', 'region', 'model']) }}
+            as billed_currency
+    from sums
 )
 
 select
-    details.usage_date,
-    details.provider,
-    details.account_id,
-    max(details.account_name) as account_name,
-    details.region,
-    details.model,
-    sum(details.requests) as requests,
-    sum(details.input_tokens) as input_tokens,
-    sum(details.uncached_input_tokens) as uncached_input_tokens,
-    sum(details.cache_read_tokens) as cache_read_tokens,
-    sum(details.cache_write_tokens) as cache_write_tokens,
-    sum(details.output_tokens) as output_tokens,
-    sum(details.output_images) as output_images,
-    sum(details.compute_seconds) as compute_seconds,
-    sum(details.api_calls) as api_calls,
-    sum(details.billed_cost) as billed_cost,
-    max(details.billed_currency) as billed_currency,
+    priced.usage_date,
+    priced.provider,
+    priced.account_id,
+    max(priced.account_name) as account_name,
+    priced.region,
+    priced.model,
+    {% for measure in daily_measures() -%}
+        sum(priced.{{ measure }}) as {{ measure }},
+    {% endfor -%}
+    priced.billed_currency,
     places.coverage
-from details
+from priced
 inner join places
     on
-        details.usage_date = places.usage_date
-        and details.provider = places.provider
-        and details.account_id = places.account_id
-        and details.region = places.region
+        priced.usage_date = places.usage_date
+        and priced.provider = places.provider
+        and priced.account_id = places.account_id
+        and priced.region = places.region
 group by
-    details.usage_date, details.provider, details.account_id, details.region, details.model, places.coverage
+    priced.usage_date, priced.provider, priced.account_id, priced.region, priced.model, priced.billed_currency,
+    places.coverage

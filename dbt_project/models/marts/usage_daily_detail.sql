@@ -34,20 +34,45 @@ quantities as (
         connection_id,
         stream,
         scope,
-        account_id,
-        region,
-        endpoint,
-        raw_model_id,
-        {% for meter in meters() -%}
-            sum(quantity) filter (where meter = '{{ meter }}') as {{ meter }},
+        {% for dimension in detail_dimensions() -%}
+            {{ dimension }},
         {% endfor -%}
-        sum(quantity) filter (
-            where meter in (
-                'uncached_input_tokens', 'cache_read_tokens', 'cache_write_tokens', 'unsplit_input_tokens'
-            )
-        ) as input_tokens
+        currency,
+        {% for measure in detail_measures() -%}
+            sum(quantity) filter (where meter in ({{ meters_of(measure) }})) as {{ measure }},
+        {% endfor -%}
+        max(project_name) as project_name
     from meters
-    group by usage_date, provider, connection_id, stream, scope, account_id, region, endpoint, raw_model_id
+    group by usage_date, provider, connection_id, stream, scope, {{ detail_dimensions() | join(', ') }}, currency
+),
+
+priced as (
+    select
+        *,
+        {{ own_or_first_currency(
+            'currency', ['usage_date', 'connection_id', 'stream', 'scope'] + detail_dimensions()
+        ) }} as billed_currency
+    from quantities
+),
+
+usage as (
+    select
+        usage_date,
+        provider,
+        connection_id,
+        stream,
+        scope,
+        {% for dimension in detail_dimensions() -%}
+            {{ dimension }},
+        {% endfor -%}
+        billed_currency,
+        {% for measure in detail_measures() -%}
+            sum({{ measure }}) as {{ measure }},
+        {% endfor -%}
+        max(project_name) as project_name
+    from priced
+    group by
+        usage_date, provider, connection_id, stream, scope, {{ detail_dimensions() | join(', ') }}, billed_currency
 ),
 
 -- The inner join drops the slices that another connection already counts. A slice that is not loaded stays as one row
@@ -56,30 +81,34 @@ joined as (
     select
         slices.usage_date,
         slices.provider,
-        coalesce(quantities.account_id, slices.account_id) as account_id,
+        coalesce(usage.account_id, slices.account_id) as account_id,
         -- The name belongs to the account of the scope; a record may speak of another.
         case
-            when quantities.account_id is null or quantities.account_id = slices.account_id then slices.account_name
+            when usage.account_id is null or usage.account_id = slices.account_id then slices.account_name
         end as account_name,
-        coalesce(quantities.region, slices.region) as region,
+        coalesce(usage.region, slices.region) as region,
         slices.connection_id,
         slices.stream,
         slices.scope,
-        quantities.endpoint,
-        quantities.raw_model_id,
-        {% for meter in meters() -%}
-            quantities.{{ meter }},
+        usage.endpoint,
+        usage.project_id,
+        usage.project_name,
+        usage.credential_id,
+        usage.service_tier,
+        usage.raw_model_id,
+        {% for measure in detail_measures() -%}
+            usage.{{ measure }},
         {% endfor -%}
-        quantities.input_tokens,
+        usage.billed_currency,
         slices.coverage
     from slices
-    left join quantities
+    left join usage
         on
-            slices.usage_date = quantities.usage_date
-            and slices.connection_id = quantities.connection_id
-            and slices.stream = quantities.stream
-            and slices.scope = quantities.scope
-    where quantities.raw_model_id is not null or not slices.is_loaded
+            slices.usage_date = usage.usage_date
+            and slices.connection_id = usage.connection_id
+            and slices.stream = usage.stream
+            and slices.scope = usage.scope
+    where usage.raw_model_id is not null or not slices.is_loaded
 )
 
 select
@@ -93,24 +122,17 @@ select
     joined.stream,
     joined.scope,
     joined.endpoint,
+    joined.project_id,
+    joined.project_name,
+    joined.credential_id,
+    joined.service_tier,
     joined.raw_model_id,
     models.routing_scope,
     models.endpoint_kind,
-    joined.requests,
-    joined.input_tokens,
-    joined.uncached_input_tokens,
-    joined.cache_read_tokens,
-    joined.cache_write_tokens,
-    joined.unsplit_input_tokens,
-    joined.output_tokens,
-    joined.output_images,
-    joined.client_errors,
-    joined.server_errors,
-    joined.throttled_requests,
-    joined.compute_seconds,
-    joined.api_calls,
-    null::numeric as billed_cost,
-    null::text as billed_currency,
+    {% for measure in detail_measures() -%}
+        joined.{{ measure }},
+    {% endfor -%}
+    joined.billed_currency,
     joined.coverage
 from joined
 left join models on joined.provider = models.provider and joined.raw_model_id = models.raw_model_id

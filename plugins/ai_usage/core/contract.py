@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any, ClassVar, NamedTuple
 
+from ai_usage.core.errors import UsageError
 from ai_usage.core.slices import WHOLE_CONNECTION, Window
 
 
@@ -31,6 +32,7 @@ class Stream:
     :param lookback_days: how many days before today are read again on every run, final or not.
     :param retention_days: how far back the provider can tell; ``None`` for ever.
     :param max_window_days: the widest window one extraction may ask for.
+    :param newest_days_ago: how many days before today the newest day is that it gives; 0 where today is one of them.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Stream:
     lookback_days: int
     retention_days: int | None
     max_window_days: int
+    newest_days_ago: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class Check:
     action: str | None = None
     kind: str | None = None
     scope: str | None = None
+
+    @classmethod
+    def failed(cls, name: str, error: UsageError, scope: str | None = None) -> Check:
+        """Return the answer that an error is."""
+        return cls(name, False, error.happened, error.action, error.kind, scope)
 
 
 @dataclass(frozen=True)

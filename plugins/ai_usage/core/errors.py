@@ -38,6 +38,8 @@ class UsageError(Exception):
     """The event kind under which ``ops.event`` records this error."""
     is_permanent: ClassVar[bool] = True
     """Whether trying again without a person's help is pointless."""
+    is_of_one_answer: ClassVar[bool] = False
+    """Whether it says nothing about other answers of the same source: they are still worth asking for."""
 
     def __init__(
         self, happened: str, *, action: str, connection_id: str | None = None, scope: str | None = None
@@ -106,6 +108,7 @@ class ResponseInvalid(UsageError):
     """The answer is not what the provider documents; nothing of it was stored."""
 
     kind = "response_invalid"
+    is_of_one_answer = True
 
 
 class RateLimited(UsageError):

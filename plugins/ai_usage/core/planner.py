@@ -16,9 +16,14 @@ def first_readable_day(stream: Stream, today: date) -> date:
     return today - timedelta(days=stream.retention_days - 1)
 
 
-def expected_days(stream: Stream, today: date, start: date | None) -> Window:
+def newest_readable_day(stream: Stream, today: date) -> date:
+    """Return the newest day that the stream gives."""
+    return today - timedelta(days=stream.newest_days_ago)
+
+
+def expected_days(stream: Stream, today: date, start: date | None) -> Window | None:
     """
-    Return the days that the ledger answers for.
+    Return the days that the ledger answers for; ``None`` if the stream gives none of them yet.
 
     :param start: the configured first day of history. Without one, history reaches as far as the provider's memory; a
         provider that never forgets is read from 365 days ago.
@@ -26,7 +31,9 @@ def expected_days(stream: Stream, today: date, start: date | None) -> Window:
     oldest = first_readable_day(stream, today)
     if start is None:
         start = today - timedelta(days=365) if stream.retention_days is None else oldest
-    return Window(min(max(start, oldest), today), today)
+    newest = newest_readable_day(stream, today)
+    first = min(max(start, oldest), today)
+    return Window(first, newest) if first <= newest else None
 
 
 def days_to_read(stream: Stream, states: Mapping[date, SliceState], today: date) -> list[date]:
@@ -36,11 +43,13 @@ def days_to_read(stream: Stream, states: Mapping[date, SliceState], today: date)
     Days the provider no longer remembers are left alone, whatever their state. The windows that cover these days may span
     final ones as well: reading them again costs no further call, and a slice that did not change writes nothing.
     """
-    oldest = first_readable_day(stream, today)
+    oldest, newest = first_readable_day(stream, today), newest_readable_day(stream, today)
     look_back_from = today - timedelta(days=stream.lookback_days)
     unsettled = {SliceState.MISSING, SliceState.FAILED, SliceState.NOT_ENTITLED, SliceState.PROVISIONAL}
     return sorted(
-        day for day, state in states.items() if oldest <= day <= today and (state in unsettled or day >= look_back_from)
+        day
+        for day, state in states.items()
+        if oldest <= day <= newest and (state in unsettled or day >= look_back_from)
     )
 
 

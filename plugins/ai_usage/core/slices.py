@@ -70,6 +70,10 @@ class Window:
         """The first instant after the window."""
         return midnight(self.last + ONE_DAY)
 
+    def until(self, last: date) -> Window | None:
+        """Return the part up to a day, or ``None`` if there is none."""
+        return Window(self.first, min(self.last, last)) if self.first <= last else None
+
     def __len__(self) -> int:
         return (self.last - self.first).days + 1
 

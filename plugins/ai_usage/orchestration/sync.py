@@ -14,7 +14,7 @@ from typing import NotRequired, TypedDict
 
 from ai_usage.core.contract import Check, Connection, Journal, Memory, Provider, Scope, Stream
 from ai_usage.core.errors import ConfigurationInvalid, NotEntitled, Unexpected, UsageError, WarehouseError
-from ai_usage.core.planner import days_to_read, expected_days, first_readable_day
+from ai_usage.core.planner import days_to_read, expected_days, first_readable_day, newest_readable_day
 from ai_usage.core.slices import WHOLE_CONNECTION, Window, windows_covering
 from ai_usage.orchestration.clients import open_connection
 from ai_usage.warehouse import ledger
@@ -174,10 +174,13 @@ def _days_to_read(
     session: Session, place: Place, stream: Stream, asked: Window | None, start: date | None, today: date
 ) -> list[date]:
     """Return the days a run must read, after the ledger has been told that it answers for them."""
-    readable = first_readable_day(stream, today)
-    ledger.expect_slices(session, place, asked or expected_days(stream, today, start), readable)
+    oldest, newest = first_readable_day(stream, today), newest_readable_day(stream, today)
+    wanted = asked.until(newest) if asked else expected_days(stream, today, start)
+    if wanted:
+        ledger.expect_slices(session, place, wanted)
+    ledger.retire_gaps(session, place, oldest)
     if asked:
-        return [day for day in asked.days if day >= readable]
+        return [day for day in wanted.days if day >= oldest] if wanted else []
     return days_to_read(stream, ledger.slice_states(session, place), today)
 
 
@@ -214,7 +217,7 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
     """
     Bring home every window of one scope, and tell what it took.
 
-    Each window stands alone: one that fails leaves the others loaded. When all are done, the first failure is raised.
+    Each window stands alone: one that fails leaves the others loaded. When all are done, a failure is raised.
     A plan that does not include the data is no failure; the ledger and the log say so.
     """
     connection_id = work["connection_id"]
@@ -234,7 +237,8 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
     reader = _ScopeReader(provider, warehouse, connection, scope, run_id, summary)
     failures = [failure for stream in provider.streams for failure in reader.read(stream, _windows(work, stream))]
     if failures:
-        raise failures[0]
+        # Whatever may pass by itself decides, so that it is tried again soon.
+        raise min(failures, key=lambda failure: failure.is_permanent)
     return summary
 
 
@@ -250,11 +254,15 @@ class _ScopeReader:
     summary: Summary
 
     def read(self, stream: Stream, windows: Sequence[Window]) -> Iterator[UsageError]:
-        """Read the windows of one stream, in order; yield the failures."""
+        """
+        Read the windows of one stream, the newest first; yield the failures.
+
+        A window that cannot be read does not keep the others from being read, unless the fault is not the window's.
+        """
         place = Place(self.provider.name, self.connection.connection_id, stream.name, self.scope.name)
         with self.warehouse.session(LOADER) as session:
             done = ledger.read_in_run(session, place, self.run_id)
-        for number, window in enumerate(windows, start=1):
+        for number, window in enumerate(sorted(windows, reverse=True), start=1):
             if window in done:
                 continue
             log.info("%s: reading %s (window %d of %d)", place.label, window, number, len(windows))
@@ -266,7 +274,7 @@ class _ScopeReader:
             except UsageError as failure:
                 log.error("%s", failure)
                 yield failure
-                if failure.is_permanent:
+                if failure.is_permanent and not failure.is_of_one_answer:
                     return
 
     def _read_window(self, place: Place, stream: Stream, window: Window) -> None:

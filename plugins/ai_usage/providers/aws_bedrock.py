@@ -22,6 +22,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
+from ai_usage.core import options
 from ai_usage.core.contract import Check, Connection, Note, Provider, Record, Scope, Stream
 from ai_usage.core.errors import ConfigurationInvalid, PermissionMissing, UsageError
 from ai_usage.core.slices import ONE_DAY, Window
@@ -153,14 +154,14 @@ class AwsBedrock(Provider):
             _configured_models(connection)
             expected_account = _expected_account(connection)
         except UsageError as error:
-            yield _failed("settings", error)
+            yield Check.failed("settings", error)
             return
         yield Check("settings", True, f"Regions to read: {', '.join(regions)}.")
         reader = self._reader(connection)
         try:
             account = reader.account()
         except UsageError as error:
-            yield _failed("credential", error)
+            yield Check.failed("credential", error)
             yield from _unasked(regions, "the credential could not be verified")
             return
         yield Check("credential", True, f"The key belongs to account {account}.")
@@ -168,7 +169,7 @@ class AwsBedrock(Provider):
             try:
                 _compare_accounts(connection, account, expected_account)
             except UsageError as error:
-                yield _failed("account", error)
+                yield Check.failed("account", error)
                 yield from _unasked(regions, "the key belongs to another account")
                 return
             yield Check("account", True, "It is the account that the connection names.")
@@ -182,7 +183,7 @@ class AwsBedrock(Provider):
         try:
             models = {_model_of(series) for series in _listed(reader, region)}
         except UsageError as error:
-            yield _failed(listing, error, region)
+            yield Check.failed(listing, error, region)
             if not isinstance(error, PermissionMissing):
                 yield Check(reading, None, "Not asked, because listing failed.", scope=region)
                 return
@@ -193,7 +194,7 @@ class AwsBedrock(Provider):
         try:
             reader.values([probe], region, Window(yesterday, yesterday))
         except UsageError as error:
-            yield _failed(reading, error, region)
+            yield Check.failed(reading, error, region)
             return
         yield Check(reading, True, "Allowed.", scope=region)
         if models is not None:
@@ -203,8 +204,7 @@ class AwsBedrock(Provider):
         """Return one scope per region; each can fail alone."""
         regions = _regions(connection)
         account = self._account(connection)
-        label = connection.options.get("account_name")
-        account_name = label.strip() or None if isinstance(label, str) else None
+        account_name = options.text(connection, "account_name")
         return [Scope(region, account_id=account, account_name=account_name, region=region) for region in regions]
 
     def extract(self, connection: Connection, stream: Stream, scope: Scope, window: Window) -> Iterator[Record]:
@@ -403,10 +403,6 @@ def _compare_accounts(connection: Connection, found: str, expected: str) -> None
 def _questions(region: str) -> tuple[str, str]:
     """Return the names of a region's two permission checks."""
     return f"cloudwatch:ListMetrics in {region}", f"cloudwatch:GetMetricData in {region}"
-
-
-def _failed(name: str, error: UsageError, region: str | None = None) -> Check:
-    return Check(name, False, error.happened, error.action, error.kind, region)
 
 
 def _unasked(regions: Iterable[str], reason: str) -> Iterator[Check]:

@@ -190,25 +190,28 @@ def keep_checks(session: Session, provider: Provider, connection_id: str, checks
 # ---------------------------------------------------------------- slices
 
 
-def expect_slices(session: Session, place: Place, window: Window, first_readable: date) -> None:
-    """Make sure the ledger answers for every day of the window, and retire gaps the provider can no longer fill."""
+def expect_slices(session: Session, place: Place, window: Window) -> None:
+    """Make sure the ledger answers for every day of the window."""
     session.execute(
         """
         insert into ops.slice (connection_id, usage_date, stream, scope, state)
-        select %(connection_id)s, day::date, %(stream)s, %(scope)s,
-            case when day::date < %(first_readable)s then 'outside_retention' else 'missing' end
+        select %(connection_id)s, day::date, %(stream)s, %(scope)s, 'missing'
         from generate_series(%(first)s::timestamp, %(last)s::timestamp, interval '1 day') as day
         on conflict do nothing
         """,
-        _arguments(place, window) | {"first_readable": first_readable},
+        _arguments(place, window),
     )
+
+
+def retire_gaps(session: Session, place: Place, first_readable: date) -> None:
+    """Give up the gaps that the provider can no longer fill."""
     session.execute(
         """
         update ops.slice set state = 'outside_retention', changed_at = now()
         where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
             and usage_date < %(first_readable)s and state in ('missing', 'failed', 'not_entitled')
         """,
-        _arguments(place, window) | {"first_readable": first_readable},
+        {**vars(place), "first_readable": first_readable},
     )
 
 

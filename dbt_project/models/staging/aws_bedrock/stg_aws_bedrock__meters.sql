@@ -7,11 +7,16 @@ select
     metrics.scope,
     metrics.account_id,
     metrics.raw_model_id,
+    null::text as project_id,
+    null::text as credential_id,
 
     ---------- strings
     metrics.region,
     metrics.namespace as endpoint,
+    null::text as project_name,
+    null::text as service_tier,
     meter.meter,
+    null::text as currency,
 
     ---------- numerics
     coalesce(meter.quantity, 0) as quantity,

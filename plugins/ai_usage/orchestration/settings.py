@@ -1,0 +1,54 @@
+"""What stands in an Airflow connection, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ai_usage.core.contract import Journal
+from ai_usage.core.errors import ConfigurationInvalid
+
+_SECRET_NAME = re.compile(
+    r"secret|password|passwd|passphrase|token$|_token|api_?key|access_key|private_key|credential|authorization|keyfile",
+    re.IGNORECASE,
+)
+
+
+class Opened(NamedTuple):
+    """
+    What a kind of client is made of.
+
+    :param options: settings that may be read by anyone who may read logs.
+    :param client: what the provider calls.
+    :param journal: where the client counts its calls, if it does; otherwise the provider counts them.
+    """
+
+    options: Mapping[str, Any]
+    client: Any
+    journal: Journal | None = None
+
+
+def extra_of(found: Any) -> dict[str, Any]:
+    """
+    Return the connection's extra.
+
+    :raises ConfigurationInvalid: if it is not a JSON object. Airflow itself would take it for an empty one.
+    """
+    try:
+        extra = json.loads(found.extra) if found.extra else {}
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise ConfigurationInvalid(
+            "Its extra is not a JSON object.",
+            action='Correct it, for example {"region_name": "us-east-1"}.',
+            connection_id=found.conn_id,
+        )
+    return extra
+
+
+def without_secrets(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings whose names do not say that they are secret."""
+    return {name: value for name, value in extra.items() if not _SECRET_NAME.search(name)}
