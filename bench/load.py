@@ -26,8 +26,8 @@ from ai_usage.core.contract import Journal, Record, Scope, Stream
 from ai_usage.core.slices import Window
 from ai_usage.warehouse import ledger, loader
 from ai_usage.warehouse.encoding import encode_record
-from ai_usage.warehouse.ledger import Place
 from ai_usage.warehouse.migrate import create_raw_table
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
 from bench.server import PASSWORDS, fresh_warehouse, throw_away_server

@@ -27,7 +27,7 @@ from ai_usage.core.slices import Window
 from ai_usage.orchestration.transform import Transformed, transform
 from ai_usage.providers.aws_bedrock import MANTLE, PROVIDER, RUNTIME
 from ai_usage.warehouse import ledger, loader
-from ai_usage.warehouse.ledger import Place
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
 from bench.server import fresh_warehouse, throw_away_server

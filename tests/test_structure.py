@@ -63,9 +63,10 @@ def test_a_connection_type_is_that_of_its_provider_and_plain_data(repository: Pa
 
 
 def test_dbt_knows_every_provider_and_no_other(repository: Path) -> None:
-    listed = yaml.safe_load((repository / "dbt_project/dbt_project.yml").read_text())["vars"]["providers"]
+    known = yaml.safe_load((repository / "dbt_project/dbt_project.yml").read_text())["vars"]
 
-    assert sorted(listed) == providers.names()
+    assert sorted(known["providers"]) == providers.names()
+    assert known["api_providers"] == [provider.name for provider in providers.load_all() if provider.category == "api"]
 
 
 @pytest.mark.parametrize("provider", providers.load_all(), ids=lambda provider: provider.name)

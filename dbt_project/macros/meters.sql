@@ -21,8 +21,8 @@
     {{ return([
         'requests', 'uncached_input_tokens', 'cache_read_tokens', 'cache_write_5m_tokens', 'cache_write_1h_tokens',
         'cache_write_tokens', 'unsplit_input_tokens', 'output_tokens', 'output_images', 'audio_seconds', 'characters',
-        'server_tool_requests', 'client_errors', 'server_errors', 'throttled_requests', 'compute_seconds', 'api_calls',
-        'billed_cost',
+        'server_tool_requests', 'stored_bytes', 'client_errors', 'server_errors', 'throttled_requests',
+        'compute_seconds', 'api_calls', 'billed_cost',
     ]) }}
 {% endmacro %}
 
@@ -31,8 +31,8 @@
     {{ return([
         'requests', 'input_tokens', 'uncached_input_tokens', 'cache_read_tokens', 'cache_write_tokens',
         'cache_write_5m_tokens', 'cache_write_1h_tokens', 'unsplit_input_tokens', 'output_tokens', 'output_images',
-        'audio_seconds', 'characters', 'server_tool_requests', 'client_errors', 'server_errors', 'throttled_requests',
-        'compute_seconds', 'api_calls', 'billed_cost',
+        'audio_seconds', 'characters', 'server_tool_requests', 'stored_bytes', 'client_errors', 'server_errors',
+        'throttled_requests', 'compute_seconds', 'api_calls', 'billed_cost',
     ]) }}
 {% endmacro %}
 
@@ -40,8 +40,8 @@
 {% macro daily_measures() %}
     {{ return([
         'requests', 'input_tokens', 'uncached_input_tokens', 'cache_read_tokens', 'cache_write_tokens', 'output_tokens',
-        'output_images', 'audio_seconds', 'characters', 'server_tool_requests', 'compute_seconds', 'api_calls',
-        'billed_cost',
+        'output_images', 'audio_seconds', 'characters', 'server_tool_requests', 'stored_bytes', 'compute_seconds',
+        'api_calls', 'billed_cost',
     ]) }}
 {% endmacro %}
 
@@ -70,4 +70,14 @@
 #}
 {% macro own_or_first_currency(column, group) -%}
     coalesce({{ column }}, min({{ column }}) over (partition by {{ group | join(', ') }}))
+{%- endmacro %}
+
+{# What a provider sells: ai, or api. #}
+{% macro category_of(column) -%}
+    {%- set others = var('api_providers') -%}
+    {%- if others -%}
+        case when {{ column }} in ('{{ others | join("', '") }}') then 'api' else 'ai' end
+    {%- else -%}
+        'ai'::text
+    {%- endif -%}
 {%- endmacro %}

@@ -16,3 +16,42 @@
         )
     {%- endif -%}
 {%- endmacro %}
+
+{#
+    The end of a test <provider>_keeps_every_record_and_number: what differs between raw and meters. It reads what the test
+    has gathered: raw_sums and meter_sums (connection_id, usage_date, `what`, quantity), and the counted slices and their
+    records. With `absent_is_zero` a number that is told as zero may be no meter at all.
+#}
+{% macro differences_from_raw(what='measure', absent_is_zero=true) %}
+    select
+        connection_id,
+        usage_date,
+        {{ what }} as what,
+        raw_sums.quantity as expected,
+        meter_sums.quantity as found
+    from raw_sums
+    full join meter_sums using (connection_id, usage_date, {{ what }})
+    {% if absent_is_zero -%}
+        where coalesce(raw_sums.quantity, 0) <> coalesce(meter_sums.quantity, 0)
+    {%- else -%}
+        where raw_sums.quantity is distinct from meter_sums.quantity
+    {%- endif %}
+
+    union all
+
+    select
+        slices.connection_id,
+        slices.usage_date,
+        'raw records of ' || slices.stream || ' ' || slices.scope as what,
+        slices.record_count as expected,
+        coalesce(sizes.found, 0) as found
+    from slices
+    left join (
+        select
+            load_id,
+            count(*) as found
+        from records
+        group by load_id
+    ) as sizes on slices.load_id = sizes.load_id
+    where slices.record_count <> coalesce(sizes.found, 0)
+{% endmacro %}

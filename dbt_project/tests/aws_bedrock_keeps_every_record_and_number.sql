@@ -70,34 +70,6 @@ meter_sums as (
     from {{ tested_rows(ref('int_usage_meters')) }} as tested
     where provider = 'aws_bedrock'
     group by connection_id, usage_date, meter
-),
-
-load_sizes as (
-    select
-        load_id,
-        count(*) as found
-    from records
-    group by load_id
 )
 
-select
-    connection_id,
-    usage_date,
-    meter as what,
-    raw_sums.quantity as expected,
-    meter_sums.quantity as found
-from raw_sums
-full join meter_sums using (connection_id, usage_date, meter)
-where coalesce(raw_sums.quantity, 0) <> coalesce(meter_sums.quantity, 0)
-
-union all
-
-select
-    slices.connection_id,
-    slices.usage_date,
-    'raw records of ' || slices.scope as what,
-    slices.record_count as expected,
-    coalesce(load_sizes.found, 0) as found
-from slices
-left join load_sizes on slices.load_id = load_sizes.load_id
-where slices.record_count <> coalesce(load_sizes.found, 0)
+{{ differences_from_raw(what='meter') }}

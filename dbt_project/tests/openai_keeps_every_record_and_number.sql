@@ -138,7 +138,8 @@ names (stream, field, measure) as (
     ('audio_transcriptions', 'seconds', 'audio_seconds'),
     ('code_interpreter_sessions', 'num_sessions', 'server_tool_requests'),
     ('file_search_calls', 'num_requests', 'server_tool_requests'),
-    ('web_search_calls', 'num_requests', 'server_tool_requests')
+    ('web_search_calls', 'num_requests', 'server_tool_requests'),
+    ('vector_stores', 'usage_bytes', 'stored_bytes')
 ),
 
 raw_numbers as (
@@ -195,34 +196,6 @@ meter_sums as (
     from meters
     where measure in ('uncached_input_tokens', 'cache_read_tokens', 'cache_write_tokens')
     group by connection_id, usage_date
-),
-
-load_sizes as (
-    select
-        load_id,
-        count(*) as found
-    from records
-    group by load_id
 )
 
-select
-    connection_id,
-    usage_date,
-    measure as what,
-    raw_sums.quantity as expected,
-    meter_sums.quantity as found
-from raw_sums
-full join meter_sums using (connection_id, usage_date, measure)
-where coalesce(raw_sums.quantity, 0) <> coalesce(meter_sums.quantity, 0)
-
-union all
-
-select
-    slices.connection_id,
-    slices.usage_date,
-    'raw records of ' || slices.stream as what,
-    slices.record_count as expected,
-    coalesce(load_sizes.found, 0) as found
-from slices
-left join load_sizes on slices.load_id = load_sizes.load_id
-where slices.record_count <> coalesce(load_sizes.found, 0)
+{{ differences_from_raw() }}

@@ -64,37 +64,9 @@ meter_sums as (
     from {{ tested_rows(ref('int_usage_meters')) }} as tested
     where provider = 'openrouter'
     group by connection_id, usage_date, measure
-),
-
-load_sizes as (
-    select
-        load_id,
-        count(*) as found
-    from records
-    group by load_id
 )
 
-select
-    connection_id,
-    usage_date,
-    measure as what,
-    raw_sums.quantity as expected,
-    meter_sums.quantity as found
-from raw_sums
-full join meter_sums using (connection_id, usage_date, measure)
-where raw_sums.quantity is distinct from meter_sums.quantity
-
-union all
-
-select
-    slices.connection_id,
-    slices.usage_date,
-    'raw records of ' || slices.stream as what,
-    slices.record_count as expected,
-    coalesce(load_sizes.found, 0) as found
-from slices
-left join load_sizes on slices.load_id = load_sizes.load_id
-where slices.record_count <> coalesce(load_sizes.found, 0)
+{{ differences_from_raw(absent_is_zero=false) }}
 
 union all
 

@@ -2,7 +2,7 @@
 -- Money is compared by currency. The measures are written out here, apart from the macros that make the tables.
 {%- set shared = [
     'requests', 'uncached_input_tokens', 'cache_read_tokens', 'output_tokens', 'output_images', 'audio_seconds',
-    'characters', 'server_tool_requests', 'compute_seconds', 'api_calls', 'billed_cost',
+    'characters', 'server_tool_requests', 'stored_bytes', 'compute_seconds', 'api_calls', 'billed_cost',
 ] %}
 
 with

@@ -32,6 +32,7 @@ MEASURES = (
     "audio_seconds",
     "characters",
     "server_tool_requests",
+    "stored_bytes",
     "billed_cost",
 )
 CURRENCY = "billed_currency"

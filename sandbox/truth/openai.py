@@ -392,7 +392,6 @@ def _measures(endpoint: str, values: Values) -> dict[str, int]:
             # The requests that searched are counted with the completions.
             return {"server_tool_requests": values["searches"]}
         case "vector_stores":
-            # Bytes are a stock that no mart adds up; storing calls no tool.
-            return {"server_tool_requests": 0}
+            return {"stored_bytes": values["amount"]}
         case _:
             return {"server_tool_requests": values["amount"]}

@@ -24,6 +24,7 @@ COLUMNS = (
     "audio_seconds",
     "characters",
     "server_tool_requests",
+    "stored_bytes",
     "billed_cost",
     "billed_currency",
     "coverage",

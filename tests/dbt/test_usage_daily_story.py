@@ -13,6 +13,8 @@ from datetime import date
 import psycopg
 import pytest
 
+from ai_usage import providers
+from ai_usage.core.contract import Provider
 from tests.dbt.bedrock_ledger import BedrockLedger, Record, record
 from tests.dbt.conftest import MARTS, Dbt, Outcome, reader_session
 from tests.dbt.oracle import Row, expected_usage_daily
@@ -170,7 +172,7 @@ def test_a_failed_day_is_a_row_without_numbers_until_it_is_loaded(story: Story) 
     def rows(chapter: str) -> list[Row]:
         return [row[4:] for row in story.usage_daily[chapter] if row[0] == LATE and row[2] == ACCOUNT]
 
-    not_counted_by_cloudwatch = (None,) * 5
+    not_counted_by_cloudwatch = (None,) * 6
     missing = ("eu-west-1", None, None, None, None, None, None, None, None, *not_counted_by_cloudwatch, "failed")
     loaded = ("eu-west-1", "anthropic/claude-sonnet-4-5", 0, 7, 7, 0, 0, 0, 0, *not_counted_by_cloudwatch, "final")
     assert missing in rows("fresh")
@@ -221,19 +223,22 @@ def test_readers_may_read_the_marts_and_nothing_else(story: Story) -> None:
                 session.execute(forbidden.encode())
 
 
-def test_one_changed_day_is_found_by_index_from_the_ledger_to_the_raw_records(story: Story) -> None:
+@pytest.mark.parametrize("provider", providers.load_all(), ids=lambda provider: provider.name)
+def test_one_changed_day_is_found_by_index_from_the_ledger_to_the_raw_records(story: Story, provider: Provider) -> None:
     with psycopg.connect(story.dbt.warehouse.admin_dsn) as session:
         session.execute("set enable_seqscan = off")  # the tables of a test are too small for an index to pay
         plan = "\n".join(
             str(line)
             for (line,) in session.execute(
-                "explain select * from staging.stg_aws_bedrock__meters where (connection_id, usage_date) in"
-                " (select connection_id, usage_date from staging.stg_ops__changed_days)"
+                f"explain select * from staging.stg_{provider.name}__meters where (connection_id, usage_date) in"
+                " (select connection_id, usage_date from staging.stg_ops__changed_days)".encode()
             )
         )
 
     assert "Index Cond: ((usage_date = stg_ops__changed_days.usage_date)" in plan
-    assert "Index Cond: (load_id = slices.load_id)" in plan
+    assert plan.count("Index Cond: (load_id = slices") >= len(provider.streams), plan
+    for stream in provider.streams:
+        assert f"Seq Scan on {provider.name}_{stream.name}" not in plan
 
 
 def test_what_a_mart_says_about_its_columns_is_in_the_database(story: Story) -> None:

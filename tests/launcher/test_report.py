@@ -13,7 +13,7 @@ drop schema if exists marts cascade;
 create schema marts;
 create table marts.usage_daily (
     usage_date date, provider text, account_id text, account_name text, region text, model text,
-    requests numeric, input_tokens numeric, output_tokens numeric, coverage text
+    requests numeric, input_tokens numeric, output_tokens numeric, billed_cost numeric, billed_currency text, coverage text
 );
 """
 
@@ -22,16 +22,27 @@ def report(server: Postgres, *rows: tuple[object, ...]) -> list[str]:
     with psycopg.connect(server.dsn()) as session:
         session.execute(TABLE)
         for row in rows:
-            session.execute("insert into marts.usage_daily values (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)", row)
+            session.execute("insert into marts.usage_daily values (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)", row)
     return usage_table(server.dsn()).splitlines()
 
 
-def row(day: int, model: str | None, requests: int | None, coverage: str = "final") -> tuple[object, ...]:
+def row(
+    day: int,
+    model: str | None,
+    requests: int | None,
+    coverage: str = "final",
+    provider: str = "aws_bedrock",
+    cost: str | None = None,
+) -> tuple[object, ...]:
     tokens = None if requests is None else Decimal(requests * 1000)
     return (
-        f"2026-08-{day:02}", "aws_bedrock", "123456789012", "Production", "us-east-1", model,
-        requests, tokens, tokens, coverage,
+        f"2026-08-{day:02}", provider, "123456789012", "Production", "us-east-1", model,
+        requests, tokens, tokens, cost, cost and "USD", coverage,
     )  # fmt: skip
+
+
+def cells(line: str) -> list[str]:
+    return re.split(r"\s{2,}", line.strip())
 
 
 def test_before_any_transform_the_report_says_that_there_was_none(server: Postgres) -> None:
@@ -46,17 +57,16 @@ def test_numbers_are_exact_and_a_missing_day_is_not_a_zero(server: Postgres) -> 
     server.start()
     lines = report(server, row(1, "anthropic/claude", 1_234_567), row(2, None, None, "failed"), row(3, "meta/llama", 0))
 
-    cells = [re.split(r"\s{2,}", line) for line in lines[4:7]]
     known = ["aws_bedrock", "Production", "us-east-1"]
-    assert cells == [
-        ["2026-08-03", *known, "meta/llama", "0", "0", "0", "final"],
-        ["2026-08-02", *known, "-", "-", "-", "-", "failed"],
-        ["2026-08-01", *known, "anthropic/claude", "1,234,567", "1,234,567,000", "1,234,567,000", "final"],
+    assert [cells(line) for line in lines[4:7]] == [
+        ["2026-08-03", *known, "meta/llama", "0", "0", "0", "-", "final"],
+        ["2026-08-02", *known, "-", "-", "-", "-", "-", "failed"],
+        ["2026-08-01", *known, "anthropic/claude", "1,234,567", "1,234,567,000", "1,234,567,000", "-", "final"],
     ]
-    assert lines[-2] == (
-        "All 3 days, 2026-08-01 to 2026-08-03: 1,234,567 requests, 1,234,567,000 input tokens,"
-        " 1,234,567,000 output tokens."
-    )
+    assert cells(lines[-3]) == [
+        *("aws_bedrock", "1", "2", "2026-08-01", "2026-08-03", "3"),
+        *("1,234,567", "1,234,567,000", "1,234,567,000", "-"),
+    ]
     assert lines[-1] == "Coverage by row: final 2, failed 1."
 
 
@@ -71,9 +81,19 @@ def test_columns_are_aligned_and_long_names_keep_both_ends(server: Postgres) -> 
     assert lines[4].index("1,000,000 ") + len("1,000,000") == lines[5].index(" 1 ") + 2
 
 
-def test_a_long_history_shows_its_newest_rows_and_counts_all(server: Postgres) -> None:
+def test_every_provider_shows_its_newest_rows_and_the_sum_of_all(server: Postgres) -> None:
     server.start()
-    lines = report(server, *(row(day, f"model/{number}", 1) for day in range(1, 31) for number in range(2)))
-    assert lines[0] == "marts.usage_daily, the newest 30 of 60 rows:"
-    assert lines[4].startswith("2026-08-30")
-    assert "60 requests" in lines[-2]
+    lines = report(
+        server,
+        *(row(day, f"model/{number}", 1) for day in range(1, 31) for number in range(2)),
+        row(2, "gpt-5", 7, provider="openai", cost="1234.567"),
+        row(2, "gpt-5-mini", 3, provider="openai", cost="0.001"),
+    )
+    assert [cells(line)[:2] for line in lines[4:10]] == [
+        *[["2026-08-30", "aws_bedrock"]] * 2,
+        *[["2026-08-29", "aws_bedrock"]] * 2,
+        *[["2026-08-02", "openai"]] * 2,
+    ]
+    assert cells(lines[8])[-2] == "1,234.57 USD"
+    assert cells(lines[-4])[:7] == ["aws_bedrock", "1", "2", "2026-08-01", "2026-08-30", "60", "60"]
+    assert cells(lines[-3])[-1] == "1,234.57 USD"

@@ -332,7 +332,7 @@ def test_a_key_for_analytics_alone_reads_them_for_the_organisation_that_the_conn
     records = extract(one)
     assert usage_in(records, RESEARCH) == expected_usage(sandbox, RESEARCH, days_ago(29), TODAY)
     assert {record["workspace_name"] for _, record in records} == {None}
-    assert [note.kind for note in one.journal.notes] == ["names_missing"]
+    assert [note.kind for note in one.journal.notes] == ["names_unavailable"]
     assert checks(connection(sandbox, RESEARCH, analytics_key, account_id=None))["key"].kind == "permission_missing"
 
 

@@ -26,7 +26,7 @@ from ai_usage.core.slices import Window
 from ai_usage.orchestration import sync
 from ai_usage.providers.anthropic import PROVIDER
 from ai_usage.warehouse import ledger
-from ai_usage.warehouse.ledger import Place
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from sandbox.service import Sandbox
 from sandbox.simulators.anthropic import developer_token, inference_key

@@ -226,7 +226,7 @@ def test_pages_that_are_not_documented_are_not_passed_over(sandbox: Sandbox) -> 
 def test_rows_that_come_twice_count_once(sandbox: Sandbox) -> None:
     sandbox.faults.add("duplicate_rows")
     one = survives(sandbox)
-    assert {note.kind for note in one.journal.notes} == {"duplicate_rows"}
+    assert {note.kind for note in one.journal.notes} == {"rows_repeated"}
 
 
 def test_rows_that_contradict_each_other_are_refused(sandbox: Sandbox) -> None:

@@ -11,8 +11,9 @@ import psycopg
 from ai_usage.core.contract import Journal, Record, Scope, Stream
 from ai_usage.core.slices import Window
 from ai_usage.warehouse import ledger, loader
-from ai_usage.warehouse.ledger import Attempt, Outcome, Place
+from ai_usage.warehouse.ledger import Attempt, Outcome
 from ai_usage.warehouse.migrate import create_raw_table
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from tests.support.warehouse import TestWarehouse
 

@@ -79,6 +79,7 @@ priced as (
 select
     priced.usage_date,
     priced.provider,
+    {{ category_of('priced.provider') }} as category,
     priced.account_id,
     max(priced.account_name) as account_name,
     priced.region,

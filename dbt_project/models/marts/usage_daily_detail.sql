@@ -114,6 +114,7 @@ joined as (
 select
     joined.usage_date,
     joined.provider,
+    {{ category_of('joined.provider') }} as category,
     joined.account_id,
     joined.account_name,
     joined.region,

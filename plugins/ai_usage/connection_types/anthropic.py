@@ -34,7 +34,7 @@ CONNECTION_TYPE: dict[str, Any] = {
         "reports": {
             "label": "Reports",
             "description": "classic; or analytics, Anthropic's newer reports in beta, which also count requests.",
-            "schema": {"type": ["string", "null"], "enum": ["classic", "analytics", None]},
+            "schema": {"type": ["string", "null"], "enum": ["classic", "analytics"], "default": "classic"},
         },
     },
 }

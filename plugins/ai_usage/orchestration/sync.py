@@ -17,9 +17,9 @@ from ai_usage.core.errors import ConfigurationInvalid, NotEntitled, Unexpected, 
 from ai_usage.core.planner import days_to_read, expected_days, first_readable_day, newest_readable_day
 from ai_usage.core.slices import WHOLE_CONNECTION, Window, windows_covering
 from ai_usage.orchestration.clients import open_connection
-from ai_usage.warehouse import ledger
-from ai_usage.warehouse.ledger import Place
+from ai_usage.warehouse import events, ledger
 from ai_usage.warehouse.loader import load
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Session, Warehouse
 
@@ -166,7 +166,7 @@ def verify(provider: Provider, warehouse: Warehouse, connection_id: str) -> list
         ledger.keep_checks(session, provider, connection_id, checks)
         if checks and all(check.passed for check in checks):
             place = Place(provider.name, connection_id, None, None)
-            ledger.record_event(session, place, "connected", "info", "The connection was verified.", None, None)
+            events.record_event(session, place, "connected", "info", "The connection was verified.", None, None)
     return checks
 
 

@@ -325,7 +325,7 @@ class Reader:
     def _note_repeat(self, report: Report, day: date, *, is_same: bool) -> None:
         if not is_same:
             raise self._invalid(report.name, f"it tells {day} twice, and differently")
-        note = Note("repeated_page", f"The {report.name} gave days twice; they were counted once.")
+        note = Note("rows_repeated", f"The {report.name} gave days twice; they were counted once.")
         if note not in self._connection.journal.notes:
             self._connection.journal.notes.append(note)
 

@@ -298,7 +298,7 @@ class OpenRouter:
                 raise refused(path, "two rows of the same day and place contradict each other")
             repeated += found[place] is not dated
         if repeated:
-            self._journal.notes.append(Note("duplicate_rows", f"{path} sent rows twice; each was counted once."))
+            self._journal.notes.append(Note("rows_repeated", f"{path} sent rows twice; each was counted once."))
         return [found[place] for place in sorted(found)]
 
     def _object(self, path: str) -> Row:

@@ -289,7 +289,7 @@ class Anthropic(HttpProvider):
         if names is None:
             connection.journal.notes.append(
                 Note(
-                    "names_missing",
+                    "names_unavailable",
                     "The key may not list workspaces, so they appear under their ids only.",
                     "Use an Admin API key if the names matter.",
                 )

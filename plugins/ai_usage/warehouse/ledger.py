@@ -13,25 +13,12 @@ from typing import Any
 
 from psycopg.rows import class_row
 
-from ai_usage.core.contract import Check, Journal, Memory, Note, Provider, Scope
+from ai_usage.core.contract import Check, Journal, Memory, Provider, Scope
 from ai_usage.core.errors import ConfigurationInvalid, NotEntitled, UsageError
 from ai_usage.core.slices import SliceState, Window
+from ai_usage.warehouse import events
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.session import Session
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an extraction reads: one stream of one scope of one connection; the connection as a whole without them."""
-
-    provider: str
-    connection_id: str
-    stream: str | None
-    scope: str | None
-
-    @property
-    def label(self) -> str:
-        """The place as a person would say it."""
-        return " · ".join(part for part in (self.connection_id, self.scope, self.stream) if part)
 
 
 @dataclass(frozen=True)
@@ -277,10 +264,9 @@ def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: J
         _arguments(place, attempt.window),
     )
     for note in journal.notes:
-        record_note(session, place, note, attempt.run_id)
+        events.record_note(session, place, note, attempt.run_id)
     for concerned in (place, Place(place.provider, place.connection_id, None, None)):
-        if _open_story(session, concerned):
-            record_event(session, concerned, "recovered", "info", "Reading works again.", None, attempt.run_id)
+        events.close_story(session, concerned, attempt.run_id)
 
 
 def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal: Journal) -> None:
@@ -302,7 +288,7 @@ def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal:
         """,
         _arguments(attempt.place, attempt.window) | {"state": state, "error_kind": error.kind},
     )
-    record_error(session, attempt.place, error, attempt.run_id)
+    events.record_error(session, attempt.place, error, attempt.run_id)
 
 
 def fail_connection(session: Session, provider: str, connection_id: str, error: UsageError, run_id: str) -> None:
@@ -320,7 +306,7 @@ def fail_connection(session: Session, provider: str, connection_id: str, error: 
         """,
         (provider, connection_id, run_id, error.kind, str(error)),
     )
-    record_error(session, Place(provider, connection_id, None, None), error, run_id)
+    events.record_error(session, Place(provider, connection_id, None, None), error, run_id)
 
 
 def _finish(
@@ -354,59 +340,7 @@ def _finish(
     )
 
 
-# ---------------------------------------------------------------- events
-
-
-def record_error(session: Session, place: Place, error: UsageError, run_id: str) -> None:
-    """Tell what went wrong and what to do, once per story: a failure that repeats unchanged adds no second event."""
-    if _open_story(session, place) != (error.kind, error.happened):
-        severity = "warning" if isinstance(error, NotEntitled) else "error"
-        record_event(session, place, error.kind, severity, error.happened, error.action, run_id)
-
-
-def record_note(session: Session, place: Place, note: Note, run_id: str) -> None:
-    """Tell something noteworthy; once, unless it is news each time."""
-    told = (
-        not note.is_news
-        and session.execute(
-            """
-        select 1 from ops.event
-        where connection_id = %s and scope is not distinct from %s and stream is not distinct from %s
-            and kind = %s and message = %s
-        limit 1
-        """,
-            (place.connection_id, place.scope, place.stream, note.kind, note.message),
-        ).fetchone()
-    )
-    if not told:
-        record_event(session, place, note.kind, "warning", note.message, note.action, run_id)
-
-
-def record_event(
-    session: Session, place: Place, kind: str, severity: str, message: str, action: str | None, run_id: str | None
-) -> None:
-    """Append to the integration event log."""
-    session.execute(
-        """
-        insert into ops.event (provider, connection_id, scope, stream, kind, severity, message, action, run_id)
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-        """,
-        (place.provider, place.connection_id, place.scope, place.stream, kind, severity, message, action, run_id),
-    )
-
-
-def _open_story(session: Session, place: Place) -> tuple[str, str] | None:
-    """Return kind and message of the failure that was told last and has not been told as recovered."""
-    row = session.execute(
-        """
-        select kind, message from ops.event
-        where connection_id = %s and scope is not distinct from %s and stream is not distinct from %s
-            and (severity = 'error' or kind in ('recovered', 'not_entitled'))
-        order by event_id desc limit 1
-        """,
-        (place.connection_id, place.scope, place.stream),
-    ).fetchone()
-    return None if row is None or row[0] == "recovered" else (row[0], row[1])
+# ---------------------------------------------------------------- runs
 
 
 def run_problems(session: Session, run_id: str) -> list[tuple[str, str, str]]:

@@ -1,68 +1,48 @@
--- Usage and cost side by side: nothing tells which line of usage a line of cost is for. (Without `with`, like the
--- models it reads.)
+-- Usage and cost side by side: nothing tells which line of usage a line of cost is for. (Without `with`, like the model
+-- it reads.)
 select
     ---------- ids
-    usage.connection_id,
-    usage.stream,
-    usage.scope,
+    records.connection_id,
+    records.stream,
+    records.scope,
     null::text as account_id,
-    usage.raw_model_id,
-    usage.workspace_id as project_id,
-    usage.api_key_id as credential_id,
+    records.raw_model_id,
+    records.workspace_id as project_id,
+    records.api_key_id as credential_id,
 
     ---------- strings
-    usage.region,
+    records.region,
     null::text as endpoint,
-    usage.workspace_name as project_name,
-    usage.service_tier,
+    records.workspace_name as project_name,
+    records.service_tier,
     meter.meter,
-    null::text as currency,
+    case when meter.meter = 'billed_cost' then records.currency end as currency,
 
     ---------- numerics
     meter.quantity,
 
     ---------- dates
-    usage.usage_date
+    records.usage_date
 
-from {{ ref('stg_anthropic__usage') }} as usage
+from {{ ref('stg_anthropic__records') }} as records
 inner join
     lateral (
         values
-        ('requests', usage.requests),
-        ('uncached_input_tokens', usage.uncached_input_tokens),
-        ('cache_read_tokens', usage.cache_read_tokens),
-        ('cache_write_5m_tokens', usage.cache_write_5m_tokens),
-        ('cache_write_1h_tokens', usage.cache_write_1h_tokens),
-        ('output_tokens', usage.output_tokens),
-        ('server_tool_requests', usage.web_searches + coalesce(usage.code_executions, 0))
-    ) as meter (meter, quantity)
-    -- The classic report does not count requests, so that they are no row.
-    on meter.quantity is not null
-
-union all
-
-select
-    ---------- ids
-    costs.connection_id,
-    costs.stream,
-    costs.scope,
-    null::text as account_id,
-    costs.raw_model_id,
-    costs.workspace_id as project_id,
-    costs.api_key_id as credential_id,
-
-    ---------- strings
-    costs.region,
-    null::text as endpoint,
-    costs.workspace_name as project_name,
-    costs.service_tier,
-    'billed_cost' as meter,
-    costs.currency,
-
-    ---------- numerics
-    costs.billed_cost as quantity,
-
-    ---------- dates
-    costs.usage_date
-
-from {{ ref('stg_anthropic__costs') }} as costs
+        ('usage', 'requests', records.requests),
+        ('usage', 'uncached_input_tokens', records.uncached_input_tokens),
+        ('usage', 'cache_read_tokens', records.cache_read_tokens),
+        -- Where nothing was written to a cache, or no tool used, Anthropic may leave the whole group out.
+        ('usage', 'cache_write_5m_tokens', coalesce(records.cache_write_5m_tokens, 0)),
+        ('usage', 'cache_write_1h_tokens', coalesce(records.cache_write_1h_tokens, 0)),
+        ('usage', 'output_tokens', records.output_tokens),
+        (
+            'usage',
+            'server_tool_requests',
+            coalesce(records.web_searches, 0) + coalesce(records.code_executions, 0)
+        ),
+        ('costs', 'billed_cost', records.billed_cost)
+    ) as meter (stream, meter, quantity)
+    on
+        records.stream = meter.stream
+        -- The classic report does not count requests, so that they are no row. A line of cost always has an amount.
+        and (meter.quantity is not null or meter.stream = 'costs')

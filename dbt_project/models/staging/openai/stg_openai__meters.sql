@@ -58,8 +58,7 @@ inner join
         ('file_search_calls', 'server_tool_requests', records.tool_calls),
         -- The model's requests that searched are among those of completions.
         ('web_search_calls', 'server_tool_requests', records.tool_calls),
-        -- Stored bytes are a stock, which must not be added up over days, so they are no meter. Storing calls no tool.
-        ('vector_stores', 'server_tool_requests', 0),
+        ('vector_stores', 'stored_bytes', records.stored_bytes),
         ('costs', 'billed_cost', records.amount)
     ) as meter (stream, meter, quantity)
     on records.stream = meter.stream

@@ -1,0 +1,20 @@
+"""Where an extraction reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an extraction reads: one stream of one scope of one connection; the connection as a whole without them."""
+
+    provider: str
+    connection_id: str
+    stream: str | None
+    scope: str | None
+
+    @property
+    def label(self) -> str:
+        """The place as a person would say it."""
+        return " · ".join(part for part in (self.connection_id, self.scope, self.stream) if part)

@@ -1,0 +1,107 @@
+"""The windows of one stream: the newest first, and one that cannot be read keeps none of the others from being read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from ai_usage.core.errors import CredentialRejected, ResponseInvalid, SourceUnavailable, UsageError
+from ai_usage.core.http import Limits
+from ai_usage.orchestration import sync
+from ai_usage.orchestration.warehouse_connection import open_warehouse
+from ai_usage.providers.openai import OpenAIProvider
+from sandbox.connections import environment
+from sandbox.service import Sandbox
+from tests.support.warehouse import TestWarehouse
+
+CONNECTION = "openai_default"
+WINDOWS = 3
+HISTORY_DAYS = 31 * WINDOWS
+
+
+class Quick(OpenAIProvider):
+    """The provider, without the pace and the patience that the real OpenAI needs."""
+
+    limits = Limits(attempts=1)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(today=datetime.now(UTC).date(), moto=False, history_days=HISTORY_DAYS) as running:
+        yield running
+
+
+@pytest.fixture
+def connected(sandbox: Sandbox, warehouse: TestWarehouse, monkeypatch: pytest.MonkeyPatch) -> TestWarehouse:
+    for name, value in (warehouse.environment() | environment(sandbox.connections())).items():
+        monkeypatch.setenv(name, value)
+    return warehouse
+
+
+def read_completions(sandbox: Sandbox, run_id: str = "run") -> UsageError | None:
+    """Plan, read the one stream, and return what went wrong."""
+    provider, warehouse = Quick(today=sandbox.clock.today), open_warehouse()
+    (work,) = sync.plan(provider, warehouse, [CONNECTION], {}, sandbox.clock.today())
+    work["windows"] = {"completions": work["windows"]["completions"]}
+    sandbox.requests.reset()
+    try:
+        sync.extract_and_load(provider, warehouse, work, run_id)
+    except UsageError as error:
+        return error
+    return None
+
+
+def failed_days(warehouse: TestWarehouse) -> tuple[date, date] | None:
+    ((first, last, days),) = warehouse.query(
+        "select min(usage_date), max(usage_date), count(*) from ops.slice"
+        " where stream = 'completions' and state = 'failed'"
+    )
+    assert days == (0 if first is None else (last - first).days + 1)
+    return (first, last) if days else None
+
+
+def stories(warehouse: TestWarehouse) -> list[str]:
+    return [
+        kind for (kind,) in warehouse.query("select kind from ops.event where stream = 'completions' order by event_id")
+    ]
+
+
+def test_an_answer_that_makes_no_sense_leaves_the_other_windows_alone(
+    connected: TestWarehouse, sandbox: Sandbox
+) -> None:
+    today = sandbox.clock.today()
+    sandbox.faults.add("missing_field", operation="completions", times=1)
+
+    failure = read_completions(sandbox)
+
+    assert isinstance(failure, ResponseInvalid)
+    assert sandbox.requests.count(operation="completions") == WINDOWS
+    # The newest days are asked for first, so it is theirs that failed.
+    assert failed_days(connected) == (today - timedelta(days=30), today)
+    assert stories(connected) == ["response_invalid"], "told as recovered while days are still lacking"
+    assert read_completions(sandbox, "next run") is None
+    assert failed_days(connected) is None
+    assert stories(connected) == ["response_invalid", "recovered"]
+
+
+def test_a_key_that_is_refused_is_not_shown_for_every_window(connected: TestWarehouse, sandbox: Sandbox) -> None:
+    sandbox.faults.add("invalid_credentials", operation="completions")
+
+    failure = read_completions(sandbox)
+
+    assert isinstance(failure, CredentialRejected)
+    assert sandbox.requests.count(operation="completions") == 1
+
+
+def test_what_may_pass_by_itself_decides_whether_the_task_tries_again(
+    connected: TestWarehouse, sandbox: Sandbox
+) -> None:
+    sandbox.faults.add("missing_field", operation="completions", times=1)
+    sandbox.faults.add("service_unavailable", operation="completions", after=2)
+
+    failure = read_completions(sandbox)
+
+    assert isinstance(failure, SourceUnavailable)
+    assert not failure.is_permanent
