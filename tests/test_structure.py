@@ -66,6 +66,10 @@ def test_dbt_knows_every_provider_and_no_other(repository: Path) -> None:
     known = yaml.safe_load((repository / "dbt_project/dbt_project.yml").read_text())["vars"]
 
     assert sorted(known["providers"]) == providers.names()
+    beside = [
+        f"{one.name}/{stream.name}" for one in providers.load_all() for stream in one.streams if not stream.is_usage
+    ]
+    assert known["streams_beside_usage"] == beside
     assert known["api_providers"] == [provider.name for provider in providers.load_all() if provider.category == "api"]
 
 

@@ -7,3 +7,8 @@
 {% macro worst_coverage(column) -%}
     ({{ coverage_order() }})[max(array_position({{ coverage_order() }}, {{ column }}))]
 {%- endmacro %}
+
+{# Whether a stream's records are usage: a balance that could not be read takes nothing away from what was used. #}
+{% macro is_usage(provider='provider', stream='stream') -%}
+    {{ provider }} || '/' || {{ stream }} not in ('{{ var('streams_beside_usage') | join("', '") }}')
+{%- endmacro %}

@@ -16,6 +16,7 @@ daily as (
 
 ledger as (
     select * from {{ tested_rows(ref('stg_ops__slices')) }} as tested
+    where {{ is_usage() }}
 )
 
 select

@@ -4,7 +4,7 @@ with
 
 slices as (
     select * from {{ tested_rows(ref('stg_ops__slices')) }} as tested
-    where provider = 'openrouter' and load_id is not null
+    where provider = 'openrouter' and {{ is_usage() }} and load_id is not null
 ),
 
 records as (

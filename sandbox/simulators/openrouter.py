@@ -30,7 +30,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from itertools import cycle
 from typing import Any
 
@@ -213,7 +212,7 @@ class OpenRouterSimulator(Simulator):
             case "getCurrentKey":
                 return {"data": _about_key(caller)}
             case "getCredits":
-                return {"data": self._credits(account)}
+                return {"data": self._truth.credits(account)}
             case "listWorkspaces":
                 return _workspaces(account, query, faults)
             case "listKeys":
@@ -226,11 +225,6 @@ class OpenRouterSimulator(Simulator):
                 return {"data": self._query(account, _object(request.body), faults)}
             case _:
                 raise Refused(404, "Resource not found")
-
-    def _credits(self, account: Account) -> dict[str, Any]:
-        today = self._truth.world.clock.today()
-        used = sum(values["usage"] for n in range(ACTIVITY_DAYS) for _, values in self._used(account, today, n))
-        return {"total_credits": Decimal(250000), "total_usage": dollars(used)}
 
     def _used(self, account: Account, today: date, days_ago: int) -> Iterable[tuple[Use, dict[str, int]]]:
         return self._truth.used(account, today - timedelta(days=days_ago))

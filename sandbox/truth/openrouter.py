@@ -245,6 +245,13 @@ class OpenRouterTruth(ProviderTruth):
         values = restated.apply(values) if restated else values
         return values if any(values.values()) else {}
 
+    def credits(self, account: Account) -> dict[str, Decimal]:
+        """Return what the account has bought and used so far, in dollars: of what it used, the last 30 days."""
+        today = self.world.clock.today()
+        days = (today - timedelta(days=n) for n in range(ACTIVITY_DAYS))
+        used = sum(values["usage"] for day in days for _, values in self.used(account, day))
+        return {"total_credits": Decimal(250_000), "total_usage": dollars(used)}
+
     def used(self, account: Account, day: date) -> Iterator[tuple[Use, dict[str, int]]]:
         """Yield the uses that have anything on that day."""
         for use in account.uses:

@@ -12,7 +12,7 @@ from ai_usage.core.http import Limits
 from ai_usage.providers.openrouter import OpenRouterProvider
 from sandbox.service import Sandbox
 from sandbox.simulators.openrouter import inference_key, management_key
-from sandbox.truth.openrouter import ORGANISATION, PERSON
+from sandbox.truth.openrouter import ORGANISATION, PERSON, OpenRouterTruth
 from tests.support.airflow import run_dag
 from tests.support.marts import assert_marts_equal_the_truth
 from tests.support.warehouse import TestWarehouse
@@ -55,6 +55,29 @@ def test_the_marts_equal_the_truth_and_stay_equal_whatever_openrouter_restates(
     run_dag(DAG_ID)
     assert run_dag("usage_marts").state == "success"
     assert_marts_equal_the_truth(connected, sandbox, "openrouter", sandbox.clock.today() - history)
+
+
+def test_credits_are_told_as_they_stand_and_their_lack_takes_nothing_from_the_usage(
+    connected: TestWarehouse, sandbox: Sandbox, history: timedelta
+) -> None:
+    today = sandbox.clock.today()
+    sandbox.faults.add("access_denied", operation="getCredits", account=PERSON.account_id)
+    assert run_dag(DAG_ID).state == "failed"
+    assert run_dag("usage_marts").state == "success"
+
+    assert_marts_equal_the_truth(connected, sandbox, "openrouter", today - history)
+    with connected.as_reader() as session:
+        balances = session.execute(
+            "select usage_date, account_id, credits_bought, credits_used, credits_left, currency"
+            " from marts.credit_balances"
+        ).fetchall()
+        lacking = session.execute("select count(*) from marts.usage_daily where model is null").fetchone()
+    known = sandbox.truth.of("openrouter")
+    assert isinstance(known, OpenRouterTruth)
+    bought, used = known.credits(ORGANISATION).values()
+    assert used > 0
+    assert balances == [(today, ORGANISATION.account_id, bought, used, bought - used, "USD")]
+    assert lacking == (0,)
 
 
 def restate(sandbox: Sandbox) -> None:

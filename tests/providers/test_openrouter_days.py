@@ -180,8 +180,8 @@ def test_new_fields_are_stored_and_told_once(connected: TestWarehouse, own_sandb
     assert connected.query("select count(*) from raw.openrouter_activity where record::text like '%%diary%%'") == [(0,)]
 
 
-def test_today_is_neither_expected_nor_stored(connected: TestWarehouse, own_sandbox: Sandbox) -> None:
+def test_today_is_expected_and_stored_of_credits_only(connected: TestWarehouse, own_sandbox: Sandbox) -> None:
     today = own_sandbox.clock.today()
     assert run(own_sandbox, "first") == []
     assert connected.query("select count(*) from raw.openrouter_activity where usage_date >= %s", today) == [(0,)]
-    assert connected.query("select count(*) from ops.slice where usage_date >= %s", today) == [(0,)]
+    assert connected.query("select distinct stream from ops.slice where usage_date >= %s", today) == [("credits",)]

@@ -35,6 +35,7 @@ ranked as (
                 connection_id
         ) as preference
     from slices
+    where {{ is_usage() }}
 )
 
 select

@@ -33,6 +33,8 @@ class Stream:
     :param retention_days: how far back the provider can tell; ``None`` for ever.
     :param max_window_days: the widest window one extraction may ask for.
     :param newest_days_ago: how many days before today the newest day is that it gives; 0 where today is one of them.
+    :param is_usage: whether its records are usage or cost. What is not (a balance) has no part in what is known about the
+        usage of a day.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stream:
     retention_days: int | None
     max_window_days: int
     newest_days_ago: int = 0
+    is_usage: bool = True
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ Row = dict[str, Any]
 ACTIVITY_TEXTS = ("model", "model_permaslug", "endpoint_id", "provider_name")
 ACTIVITY_COUNTS = ("requests", "prompt_tokens", "completion_tokens", "reasoning_tokens")
 ACTIVITY_MONEY = ("usage", "byok_usage_inference")
+CREDITS_MONEY = ("total_credits", "total_usage")
 ACTIVITY_GRAIN = ("model_permaslug", "model", "endpoint_id", "provider_name", "workspace_id")
 """What tells two rows of one day apart. The documentation names no key; ``model`` carries the variant (``:free``)."""
 
@@ -173,10 +174,10 @@ class OpenRouter:
         """Return what OpenRouter says about the key itself. Every kind of key may ask."""
         return self._object("key")
 
-    def credits(self) -> tuple[int | Decimal, int | Decimal]:
+    def credits(self, drift: Drift) -> Row:
         """Return the dollars bought and the dollars used, over the account's whole life."""
         fields = Fields("credits", self._object("credits"))
-        return fields.money("total_credits"), fields.money("total_usage")
+        return {name: fields.money(name) for name in CREDITS_MONEY} | drift.extras(fields.row, CREDITS_MONEY)
 
     def metrics(self) -> tuple[set[str], set[str]]:
         """Return the names of the metrics and the dimensions that analytics offers."""

@@ -44,6 +44,7 @@ from ai_usage.providers._openrouter import (
     ACTIVITY_GRAIN,
     ACTIVITY_MONEY,
     ACTIVITY_TEXTS,
+    CREDITS_MONEY,
     HISTORY_DIMENSIONS,
     HISTORY_METRICS,
     Dated,
@@ -60,6 +61,7 @@ HISTORY_DAYS = 365
 """How far back analytics reaches, today included."""
 ACTIVITY = "activity"
 HISTORY = "history"
+CREDITS = "credits"
 _DAY = "day "
 _WORKSPACE = "workspace "
 _NEW_KEY = "Make a management key at openrouter.ai/settings/management-keys and put it into the connection."
@@ -146,6 +148,18 @@ class OpenRouterProvider(HttpProvider):
             max_window_days=HISTORY_DAYS,
             newest_days_ago=ACTIVITY_DAYS + 1,
         ),
+        Stream(
+            name=CREDITS,
+            summary="the dollars bought and used over the account's whole life, as they stand today",
+            grain=(),
+            fields=frozenset({*CREDITS_MONEY, "extra_fields"}),
+            # What was told is true of the moment it was told, and nobody tells yesterday's.
+            settle=-ONE_DAY,
+            lookback_days=0,
+            retention_days=1,
+            max_window_days=1,
+            is_usage=False,
+        ),
     )
     documentation: ClassVar[Mapping[str, str]] = {
         "Activity": "https://openrouter.ai/docs/api/api-reference/analytics/get-user-activity",
@@ -157,7 +171,7 @@ class OpenRouterProvider(HttpProvider):
         "the estimated upstream cost of requests made with your own provider keys, kept apart from what was charged",
         "the names of workspaces; with per_key, the hashes and names of API keys and the same numbers for each",
         "for days older than 30 days, daily sums per model and workspace",
-        "when a connection is verified: the credits bought and used",
+        "the credits bought and used, as they stand",
     )
     never_reads = (
         "prompts and completions, single requests and their logs",
@@ -230,7 +244,9 @@ class OpenRouterProvider(HttpProvider):
         """Yield the window's rows, by day and place. Nothing is yielded before every answer is complete."""
         router = OpenRouter(connection)
         drift = Drift(stream.name)
-        if stream.name == ACTIVITY:
+        if stream.name == CREDITS:
+            rows = self._credits(router, window, drift)
+        elif stream.name == ACTIVITY:
             rows = self._activity(connection, router, scope, window, drift)
         else:
             rows = self._history(connection, router, scope, window, drift)
@@ -327,6 +343,18 @@ class OpenRouterProvider(HttpProvider):
                 row["workspace_id"] = ids.get(row["workspace"] or "")
         return rows
 
+    # ---------------------------------------------------------------- credits
+
+    def _credits(self, router: OpenRouter, window: Window, drift: Drift) -> list[Dated]:
+        """Return the credits as they stand. OpenRouter tells them for now only, so no other day gets them."""
+        today = self._today()
+        if window != Window(today, today):
+            raise DayOutOfReach(
+                f"OpenRouter tells the credits of today ({today}) only, and {window} was asked for.",
+                action=_NEXT_RUN,
+            )
+        return [Dated(today, router.credits(drift))]
+
     # ---------------------------------------------------------------- checks
 
     def _try_activity(self, router: OpenRouter) -> str:
@@ -379,7 +407,8 @@ def _try_history(router: OpenRouter) -> str:
 
 
 def _try_credits(router: OpenRouter) -> str:
-    bought, used = router.credits()
+    credits = router.credits(Drift(CREDITS))
+    bought, used = (credits[name] for name in CREDITS_MONEY)
     return f"{bought} USD bought, {used} USD used, {bought - used} USD left."
 
 
