@@ -30,7 +30,7 @@ dev-setup: ## the same with the tools for tests and lint
 	@exec bin/_setup dev
 
 test: dev-setup ## run the tests, as CI does; make test ARGS='-k loader' runs some
-	@$(python) -m pytest tests $(ARGS)
+	@$(python) -m pytest -n auto --maxprocesses=4 --dist loadfile tests $(ARGS)
 
 lint: dev-setup ## check style, types and SQL
 	$(python) -m ruff check .

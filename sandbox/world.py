@@ -212,6 +212,7 @@ class World:
     :param anchor: the day on which this world was first started: models come and go relative to it, so that they do
         not come and go again when the clock moves on.
     :param opened: the first day of which a double that has to be filled by hand (moto) knows anything.
+    :param folder: where things are kept from one start to the next; ``None`` if they are not.
     """
 
     seed: int
@@ -219,6 +220,7 @@ class World:
     anchor: date
     opened: date
     restatements: Restatements = field(default_factory=Restatements)
+    folder: Path | None = None
 
     @classmethod
     def open(cls, seed: int, clock: Clock, history_days: int, folder: Path | None = None) -> World:
@@ -238,4 +240,4 @@ class World:
             date.fromisoformat(restatements.header.get("opened", today.isoformat())),
         )
         restatements.set_header({"anchor": anchor.isoformat(), "opened": opened.isoformat()})
-        return cls(seed, clock, anchor, opened, restatements)
+        return cls(seed, clock, anchor, opened, restatements, folder)

@@ -118,3 +118,28 @@ def test_only_staging_reads_sources(repository: Path) -> None:
     for model in (repository / "dbt_project/models").rglob("*.sql"):
         if "staging" not in model.parts:
             assert "source(" not in model.read_text(), f"{model.name} reads a source"
+
+
+def test_every_event_that_is_no_error_is_explained_to_whoever_is_on_call(repository: Path) -> None:
+    explained = (repository / "docs/operations.md").read_text()
+    kinds = {
+        call.args[0].value
+        for path in (repository / "plugins/ai_usage").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) in ("Note", "_note")
+        if call.args and isinstance(call.args[0], ast.Constant)
+    }
+
+    assert len(kinds) > 10
+    assert not [kind for kind in sorted(kinds) if f"`{kind}`" not in explained]
+
+
+def test_every_setting_of_a_connection_is_in_the_list_and_on_its_page(repository: Path) -> None:
+    listed = (repository / "docs/connections.md").read_text()
+    for name in connection_types.names():
+        page = (repository / f"docs/providers/{name}.md").read_text()
+        declared = connection_types.load(name)
+        (line,) = (row for row in listed.splitlines() if row.startswith(f"| `{declared['connection-type']}` "))
+        for field in declared["conn-fields"]:
+            assert f"`{field}`" in line, f"{name}: {field} is not in docs/connections.md"
+            assert f"`{field}`" in page, f"{name}: {field} is not on its page"

@@ -9,20 +9,23 @@
         credential_id                           text, NULL where not told: the id of an API key, never a key
         service_tier                            text, NULL where not told: as the provider calls it (batch, flex, …)
         meter, quantity                         one of meters(), and how much of it: numeric, never NULL
-        currency                                text: ISO 4217 on the meter billed_cost, NULL on all others
+        currency                                text: ISO 4217 on the meters billed_cost and credits, NULL on all others
         usage_date                              date
 #}
 
 {#
     The meters. They never overlap: every token, call, second or cent is in one of them. A provider gives some; what it
     does not give is no row. Of what is written to a cache, cache_write_tokens is the part whose lifetime is not told.
+    The sampled ones are estimates from live rates, of sampled_seconds of a day only: they are in usage_daily_detail, in rows
+    of their own, and in no sum of what was counted.
 #}
 {% macro meters() %}
     {{ return([
         'requests', 'uncached_input_tokens', 'cache_read_tokens', 'cache_write_5m_tokens', 'cache_write_1h_tokens',
         'cache_write_tokens', 'unsplit_input_tokens', 'output_tokens', 'output_images', 'audio_seconds', 'characters',
         'server_tool_requests', 'stored_bytes', 'client_errors', 'server_errors', 'throttled_requests',
-        'compute_seconds', 'api_calls', 'billed_cost',
+        'compute_seconds', 'api_calls', 'sampled_seconds', 'sampled_requests', 'sampled_uncached_input_tokens',
+        'sampled_cache_read_tokens', 'billed_cost', 'credits',
     ]) }}
 {% endmacro %}
 
@@ -32,7 +35,8 @@
         'requests', 'input_tokens', 'uncached_input_tokens', 'cache_read_tokens', 'cache_write_tokens',
         'cache_write_5m_tokens', 'cache_write_1h_tokens', 'unsplit_input_tokens', 'output_tokens', 'output_images',
         'audio_seconds', 'characters', 'server_tool_requests', 'stored_bytes', 'client_errors', 'server_errors',
-        'throttled_requests', 'compute_seconds', 'api_calls', 'billed_cost',
+        'throttled_requests', 'compute_seconds', 'api_calls', 'sampled_seconds', 'sampled_requests',
+        'sampled_uncached_input_tokens', 'sampled_cache_read_tokens', 'billed_cost', 'credits', 'net_cost',
     ]) }}
 {% endmacro %}
 
@@ -41,7 +45,7 @@
     {{ return([
         'requests', 'input_tokens', 'uncached_input_tokens', 'cache_read_tokens', 'cache_write_tokens', 'output_tokens',
         'output_images', 'audio_seconds', 'characters', 'server_tool_requests', 'stored_bytes', 'compute_seconds',
-        'api_calls', 'billed_cost',
+        'api_calls', 'billed_cost', 'credits', 'net_cost',
     ]) }}
 {% endmacro %}
 
@@ -54,6 +58,15 @@
         'cache_write_5m_tokens', 'cache_write_1h_tokens', 'cache_write_tokens'
     {%- else -%}
         '{{ measure }}'
+    {%- endif -%}
+{%- endmacro %}
+
+{# A measure of a group of meters. There is a net cost only where the provider tells of credits, be they zero. #}
+{% macro measure_of(measure) -%}
+    {%- if measure == 'net_cost' -%}
+        sum(quantity) filter (where meter = 'billed_cost') + sum(quantity) filter (where meter = 'credits')
+    {%- else -%}
+        sum(quantity) filter (where meter in ({{ meters_of(measure) }}))
     {%- endif -%}
 {%- endmacro %}
 

@@ -39,6 +39,11 @@
 
     union all
 
+    {{ records_amiss() }}
+{% endmacro %}
+
+{# The counted slices of which raw has more or fewer records than the ledger says. It reads slices and records. #}
+{% macro records_amiss() %}
     select
         slices.connection_id,
         slices.usage_date,

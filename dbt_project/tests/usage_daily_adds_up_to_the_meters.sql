@@ -2,7 +2,7 @@
 -- Money is compared by currency. The measures are written out here, apart from the macros that make the tables.
 {%- set shared = [
     'requests', 'uncached_input_tokens', 'cache_read_tokens', 'output_tokens', 'output_images', 'audio_seconds',
-    'characters', 'server_tool_requests', 'stored_bytes', 'compute_seconds', 'api_calls', 'billed_cost',
+    'characters', 'server_tool_requests', 'stored_bytes', 'compute_seconds', 'api_calls', 'billed_cost', 'credits',
 ] %}
 
 with
@@ -95,7 +95,7 @@ expected as (
             lateral (
                 values
                 {% for measure in shared + ['cache_write_tokens', 'input_tokens'] -%}
-                    {%- set currency = 'tested.billed_currency' if measure == 'billed_cost' else "''" -%}
+                    {%- set currency = 'tested.billed_currency' if measure in ('billed_cost', 'credits') else "''" -%}
                     ('{{ measure }}', tested.{{ measure }}, {{ currency }}){{ '' if loop.last else ',' }}
                 {% endfor -%}
             ) as measure (measure, quantity, currency)

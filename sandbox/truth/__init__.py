@@ -33,7 +33,11 @@ MEASURES = (
     "characters",
     "server_tool_requests",
     "stored_bytes",
+    "compute_seconds",
+    "api_calls",
     "billed_cost",
+    "credits",
+    "net_cost",
 )
 CURRENCY = "billed_currency"
 """Of ``billed_cost``; ``None`` where there is none. A provider of the sandbox bills in one currency only."""

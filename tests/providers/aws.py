@@ -48,7 +48,11 @@ def provider() -> AwsBedrock:
 
 def connection(sandbox: Sandbox, account: Account = RESEARCH, **changes: Any) -> Connection:
     """Return the sandbox's connection to an account; ``changes`` go to its options, or to its clients by name."""
-    found = next(one for one in sandbox.connections() if one["extra"]["account_id"] == account.account_id)
+    found = next(
+        one
+        for one in sandbox.connections()
+        if one["provider"] == "aws_bedrock" and one["extra"]["account_id"] == account.account_id
+    )
     options: dict[str, Any] = dict(found["extra"])
     url = options.pop("service_config")["cloudwatch"]["endpoint_url"]
     for_clients = {name: changes.pop(name) for name in ("key", "secret", "token", "attempts") if name in changes}

@@ -52,6 +52,10 @@ kinds as materialized (
         -- A prefix is a route only if a vendor follows it: zai.glm-4.6 is a model of zai. New regions bring new ones.
         substring(name from '^(us-gov|global|apac|[a-z]{2,3})\.[a-z][a-z0-9]{2,}\.[a-z]') as routing_scope,
         case
+            -- A resource, whose last word may well be one that a model begins with.
+            when provider = 'authress' then 'unknown'
+            -- Fireworks: whatever is not in its own account is a customer's, however it is called.
+            when name ~ '^accounts/' and name !~ '^accounts/fireworks/' then 'custom_deployment'
             when arn_kind = 'application-inference-profile' then 'application_profile'
             when arn_kind in ('custom-model', 'custom-model-deployment') then 'custom_deployment'
             when arn_kind = 'imported-model' then 'imported'

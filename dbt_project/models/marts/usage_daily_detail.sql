@@ -39,7 +39,7 @@ quantities as (
         {% endfor -%}
         currency,
         {% for measure in detail_measures() -%}
-            sum(quantity) filter (where meter in ({{ meters_of(measure) }})) as {{ measure }},
+            {{ measure_of(measure) }} as {{ measure }},
         {% endfor -%}
         max(project_name) as project_name
     from meters

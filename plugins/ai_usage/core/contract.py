@@ -9,7 +9,7 @@ a test.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any, ClassVar, NamedTuple
@@ -58,12 +58,15 @@ class Scope:
     :param account_id: the provider's id of the account that owns the usage, once known.
     :param account_name: its display name, where the provider gives one.
     :param region: the region all of the scope's usage belongs to, where regions exist.
+    :param first_day: the first day of which the source can tell, where it has a beginning of its own; days before it are
+        outside of its retention.
     """
 
     name: str = WHOLE_CONNECTION
     account_id: str | None = None
     account_name: str | None = None
     region: str | None = None
+    first_day: date | None = None
 
 
 class Record(NamedTuple):
@@ -115,18 +118,29 @@ class Note:
 
 @dataclass
 class Journal:
-    """What an extraction cost and noticed. Providers add to it as they go; the ledger keeps it."""
+    """
+    What an extraction cost and noticed. Providers add to it as they go; the ledger keeps it.
+
+    :param unsettled: days of which the provider itself has said that something is still under way. They stay provisional,
+        and are read again, however old they are.
+    :param unanswered: days of the window of which the provider says neither that there was usage nor that there was none.
+        What is stored of them stays; nothing is taken for "nothing used".
+    """
 
     calls: int = 0
     retries: int = 0
     throttled: int = 0
     bytes_received: int = 0
     notes: list[Note] = field(default_factory=list)
+    unsettled: set[date] = field(default_factory=set)
+    unanswered: set[date] = field(default_factory=set)
 
     def clear(self) -> None:
         """Begin a new attempt. The journal stays the same object, because the client counts into it."""
         self.calls = self.retries = self.throttled = self.bytes_received = 0
         self.notes = []
+        self.unsettled = set()
+        self.unanswered = set()
 
 
 class Memory:
@@ -153,6 +167,10 @@ class Memory:
         self.learnt.update((stream, scope, name) for name in names)
 
 
+def _nothing_stored(stream: Stream, scope: Scope, day: date) -> Sequence[Mapping[str, Any]]:  # noqa: ARG001
+    return ()
+
+
 @dataclass
 class Connection:
     """
@@ -161,6 +179,8 @@ class Connection:
     :param connection_id: the Airflow connection's id, for error texts.
     :param options: the connection's settings that are not secret.
     :param client: whatever the provider's :attr:`Provider.client_kind` promises.
+    :param stored: returns what the warehouse holds of a slice, for a source that can only tell of the present: what was
+        gathered of a day so far must be in what is yielded next, because a slice is replaced as a whole.
     """
 
     connection_id: str
@@ -168,6 +188,7 @@ class Connection:
     client: Any
     journal: Journal = field(default_factory=Journal)
     memory: Memory = field(default_factory=Memory)
+    stored: Callable[[Stream, Scope, date], Sequence[Mapping[str, Any]]] = _nothing_stored
 
 
 class Provider(ABC):

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import NotRequired, TypedDict
+from functools import partial
+from typing import Any, NotRequired, TypedDict
 
 from ai_usage.core.contract import Check, Connection, Journal, Memory, Provider, Scope, Stream
 from ai_usage.core.errors import ConfigurationInvalid, NotEntitled, Unexpected, UsageError, WarehouseError
@@ -137,7 +138,7 @@ def _plan_connection(
             windows = {}
             for stream in provider.streams:
                 place = Place(provider.name, connection_id, stream.name, scope.name)
-                days = _days_to_read(session, place, stream, asked, start, today)
+                days = _days_to_read(session, place, stream, asked, start, today, scope.first_day)
                 windows[stream.name] = [
                     (window.first.isoformat(), window.last.isoformat())
                     for window in windows_covering(days, stream.max_window_days)
@@ -171,11 +172,25 @@ def verify(provider: Provider, warehouse: Warehouse, connection_id: str) -> list
 
 
 def _days_to_read(
-    session: Session, place: Place, stream: Stream, asked: Window | None, start: date | None, today: date
+    session: Session,
+    place: Place,
+    stream: Stream,
+    asked: Window | None,
+    start: date | None,
+    today: date,
+    first_day: date | None = None,
 ) -> list[date]:
     """Return the days a run must read, after the ledger has been told that it answers for them."""
-    oldest, newest = first_readable_day(stream, today), newest_readable_day(stream, today)
+    oldest = max(first_readable_day(stream, today), first_day or date.min)
+    newest = newest_readable_day(stream, today)
+    if asked and stream.retention_days == 1:
+        # Of other days than today there never was anything to be had, so nothing is lacking on them.
+        if today not in asked:
+            return []
+        asked = Window(today, today)
     wanted = asked.until(newest) if asked else expected_days(stream, today, start)
+    if wanted and not asked:
+        wanted = Window(max(wanted.first, oldest), wanted.last) if oldest <= wanted.last else None
     if wanted:
         ledger.expect_slices(session, place, wanted)
     ledger.retire_gaps(session, place, oldest)
@@ -226,6 +241,7 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
         with warehouse.session(LOADER) as session:
             memory = ledger.recall_names(session, connection_id)
         connection = open_connection(provider, connection_id, memory)
+        connection.stored = partial(_stored, provider, warehouse, connection_id)
         scope = _find_scope(provider, warehouse, connection, work["scope"])
     except NotEntitled as refusal:
         log.warning("%s", refusal.at(connection_id))
@@ -240,6 +256,13 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
         # Whatever may pass by itself decides, so that it is tried again soon.
         raise min(failures, key=lambda failure: failure.is_permanent)
     return summary
+
+
+def _stored(
+    provider: Provider, warehouse: Warehouse, connection_id: str, stream: Stream, scope: Scope, day: date
+) -> list[dict[str, Any]]:
+    with warehouse.session(LOADER) as session:
+        return ledger.stored_records(session, Place(provider.name, connection_id, stream.name, scope.name), day)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ Functions take an open session under the loader's role and leave committing to w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
+from psycopg import sql
 from psycopg.rows import class_row
 
 from ai_usage.core.contract import Check, Journal, Memory, Provider, Scope
@@ -191,7 +194,22 @@ def expect_slices(session: Session, place: Place, window: Window) -> None:
 
 
 def retire_gaps(session: Session, place: Place, first_readable: date) -> None:
-    """Give up the gaps that the provider can no longer fill."""
+    """Give up the gaps that the provider can no longer fill, and let stand what it can no longer change."""
+    session.execute(
+        """
+        with settled as (
+            update ops.slice as slice set changed_at = now(),
+                state = case when load.record_count > 0 then 'final' else 'confirmed_zero' end
+            from ops.load as load
+            where slice.connection_id = %(connection_id)s and slice.stream = %(stream)s and slice.scope = %(scope)s
+                and slice.usage_date < %(first_readable)s and slice.state = 'provisional'
+                and load.load_id = slice.load_id
+            returning slice.load_id, slice.state
+        )
+        update ops.load as load set state = settled.state from settled where load.load_id = settled.load_id
+        """,
+        {**vars(place), "first_readable": first_readable},
+    )
     session.execute(
         """
         update ops.slice set state = 'outside_retention', changed_at = now()
@@ -209,6 +227,21 @@ def slice_states(session: Session, place: Place) -> dict[date, SliceState]:
         (place.connection_id, place.stream, place.scope),
     )
     return {usage_date: SliceState(state) for usage_date, state in rows}
+
+
+def stored_records(session: Session, place: Place, day: date) -> list[dict[str, Any]]:
+    """Return the records of a slice as readers see them, numbers exact."""
+    statement = sql.SQL(
+        """
+        select source.record::text
+        from raw.{} as source
+        inner join ops.load as load on load.load_id = source.load_id
+        where load.connection_id = %s and load.stream = %s and load.scope = %s and load.usage_date = %s
+            and load.superseded_by is null
+        """
+    ).format(sql.Identifier(f"{place.provider}_{place.stream}"))
+    rows = session.execute(statement, (place.connection_id, place.stream, place.scope, day))
+    return [json.loads(record, parse_float=Decimal) for (record,) in rows]
 
 
 # ---------------------------------------------------------------- attempts

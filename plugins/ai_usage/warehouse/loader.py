@@ -67,7 +67,7 @@ def load(
     with warehouse.session(LOADER, application="ai_usage load") as session:
         head = list(_up_to(_KEEP_IN_MEMORY, rows))
         overflow = next(rows, None)
-        landing = _Landing(session, attempt, stream)
+        landing = _Landing(session, attempt, stream, journal)
         if overflow is None:
             changed = landing.changed_days(digests)
             written = landing.copy(row for row in head if row.usage_date in changed) if changed else 0
@@ -132,10 +132,11 @@ class _Version:
 class _Landing:
     """The transaction that replaces the slices of one window. Opening it takes the place's lock."""
 
-    def __init__(self, session: Session, attempt: Attempt, stream: Stream) -> None:
+    def __init__(self, session: Session, attempt: Attempt, stream: Stream, journal: Journal) -> None:
         self._session = session
         self._attempt = attempt
         self._stream = stream
+        self._journal = journal
         self._lock()
         self.current = self._current_versions()
         self._read_later = self._days_read_later()
@@ -147,6 +148,7 @@ class _Landing:
             day
             for day, digest in digests.items()
             if day not in self._read_later
+            and day not in self._journal.unanswered
             and (day not in self.current or self.current[day].digest != digest.hexdigest())
         )
 
@@ -184,7 +186,9 @@ class _Landing:
     def write_ledger(self, changed: frozenset[date], digests: Digests) -> None:
         """Make the new versions current, and move on the state of slices that only settled."""
         self._replace_versions(changed, digests)
-        self._settle(digests.keys() - changed - self._read_later, digests)
+        self._settle(digests.keys() - changed - self._read_later - self._journal.unanswered, digests)
+        if self._journal.unanswered:
+            self._session.execute(_LEAVE_OPEN, self._identity | {"days": sorted(self._journal.unanswered)})
 
     def note_restatements(self, changed: frozenset[date], journal: Journal) -> None:
         """Tell when days that counted as final have changed."""
@@ -258,6 +262,8 @@ class _Landing:
         self._session.execute(_SETTLE_SLICES, values)
 
     def _state(self, day: date, digests: Digests) -> SliceState:
+        if day in self._journal.unsettled:
+            return SliceState.PROVISIONAL
         return state_of_answer(self._stream, day, digests[day].count, self._attempt.started_at)
 
     @property
@@ -321,4 +327,10 @@ update ops.slice as slice set state = new.state, changed_at = now()
 from unnest(%(days)s::date[], %(states)s::text[]) as new (usage_date, state)
 where slice.connection_id = %(connection_id)s and slice.stream = %(stream)s and slice.scope = %(scope)s
     and slice.usage_date = new.usage_date
+"""
+# The provider was asked and did not refuse: it has nothing to say of these days.
+_LEAVE_OPEN = """
+update ops.slice set state = 'missing', changed_at = now()
+where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+    and usage_date = any(%(days)s::date[]) and load_id is null and state in ('failed', 'not_entitled')
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from ssl import SSLCertVerificationError
@@ -81,6 +81,9 @@ class _Question(NamedTuple):
     params: Mapping[str, Any] | None = None
     payload: Any = None
     expect: Sequence[str] = ()
+    form: Mapping[str, str] | None = None
+    text_kind: str | None = None
+    attempts: int | None = None
 
 
 class _Answer(NamedTuple):
@@ -132,6 +135,7 @@ class HttpClient:
     :param connection_id: named in every error.
     :param headers: headers of every request that are no secret.
     :param secret_headers: headers that carry the credential. Their values never appear in an error or a log.
+    :param secrets: further texts of which the same holds: what is sent in a form.
     :param journal: where calls are counted: every request sent, repeats included.
     :param limits: the bounds to work within.
     :param explain: the provider's own reading of error answers.
@@ -146,6 +150,7 @@ class HttpClient:
         connection_id: str,
         headers: Mapping[str, str] | None = None,
         secret_headers: Mapping[str, str] | None = None,
+        secrets: Iterable[str] = (),
         journal: Journal | None = None,
         limits: Limits | None = None,
         explain: Explain | None = None,
@@ -160,7 +165,7 @@ class HttpClient:
         self._headers = dict(headers or {})
         self._secret_headers = self._checked(secret_headers or {})
         self._scrubber = Scrubber(
-            form for value in self._secret_headers.values() for form in {value, value.rpartition(" ")[2]}
+            [*secrets, *(form for value in self._secret_headers.values() for form in {value, value.rpartition(" ")[2]})]
         )
         self._explain = explain
         self._sleep = sleep
@@ -188,6 +193,23 @@ class HttpClient:
         """
         return self._ask(_Question("GET", self.address.url(path), params, expect=expect))
 
+    def get_text(
+        self,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        kind: str = "text/plain",
+        attempts: int | None = None,
+    ) -> str:
+        """
+        Return the text at a path below the base address.
+
+        :param kind: the content type without which it is not the documented answer but, say, a page to log in.
+        :param attempts: how often it is asked for at most, where the limits' own number would be too often.
+        """
+        question = _Question("GET", self.address.url(path), params, text_kind=kind, attempts=attempts)
+        return str(self._ask(question)["text"])
+
     def post_json(
         self,
         path: str,
@@ -198,6 +220,10 @@ class HttpClient:
     ) -> dict[str, Any]:
         """Return the JSON object that answers a payload. Only for questions: it may be sent more than once."""
         return self._ask(_Question("POST", self.address.url(path), params, payload, expect))
+
+    def post_form(self, path: str, form: Mapping[str, str], *, expect: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the JSON object that answers a form, as token endpoints take it. It may be sent more than once."""
+        return self._ask(_Question("POST", self.address.url(path), expect=expect, form=form))
 
     def follow_json(self, link: str, *, seen_at: str = "", expect: Sequence[str] = ()) -> dict[str, Any]:
         """
@@ -218,7 +244,7 @@ class HttpClient:
             if not isinstance(outcome, _Unanswered):
                 return outcome
             wait = self._wait_before_next(outcome, attempt, give_up_at)
-            if wait is None:
+            if wait is None or attempt == question.attempts:
                 raise self._named(outcome.error)
             log.info("%s: %s Asking again in %.1f s.", self.connection_id, outcome.error.happened, wait)
             self._sleep(wait)
@@ -243,7 +269,7 @@ class HttpClient:
             if isinstance(answer, _Unanswered):
                 return answer
             if answer.status not in _REDIRECTS:
-                return self._read(answer, question.expect)
+                return self._read(answer, question)
             if question.method != "GET" and answer.status not in _KEEPS_METHOD:
                 break
             target = self.address.follow(answer.headers.get("Location", "//"), seen_at=answer.url)
@@ -294,6 +320,8 @@ class HttpClient:
             question.method,
             question.url,
             params=question.params,
+            headers={"Accept": question.text_kind} if question.text_kind else None,
+            data=question.form,
             json=question.payload,
             stream=True,
             allow_redirects=False,
@@ -314,12 +342,16 @@ class HttpClient:
                 raise IncompleteRead(len(body), response.raw.length_remaining)
             return _Answer(response.status_code, response.headers, bytes(body), response.url)
 
-    def _read(self, answer: _Answer, expect: Sequence[str]) -> dict[str, Any] | _Unanswered:
-        """Return the JSON object of an answer, or why there is none."""
+    def _read(self, answer: _Answer, question: _Question) -> dict[str, Any] | _Unanswered:
+        """Return the JSON object of an answer (a text is one with a single entry), or why there is none."""
         if answer.status not in {200, 201, 203}:
             return self._refused(answer)
+        expect = question.expect
         kind = answer.headers.get("Content-Type", "no content type").partition(";")[0].strip().lower()
-        if not answer.body.strip() or not (kind.endswith("json") or answer.body.lstrip()[:1] in b"{["):
+        if question.text_kind == kind:
+            return {"text": answer.body.decode("utf-8-sig", errors="replace")}
+        is_json = kind.endswith("json") or answer.body.lstrip()[:1] in b"{["
+        if question.text_kind or not answer.body.strip() or not is_json:
             return self._not_documented(answer, f"it is {kind}, beginning {self._scrubber.excerpt(answer.body)!r}")
         try:
             document = parse(answer.body, max_depth=self.limits.max_depth)
@@ -342,8 +374,9 @@ class HttpClient:
             self.journal.throttled += 1
         error = self._explained(answer, path) or _error_of_status(answer.status, path)
         if answer.status in _TRY_AGAIN and not error.is_permanent:
-            if isinstance(error, RateLimited) and error.retry_after is None:
-                error.retry_after = wait
+            if isinstance(error, RateLimited):
+                # Some providers say elsewhere than in the standard header how long to wait.
+                wait = error.retry_after = wait if error.retry_after is None else error.retry_after
             return _Unanswered(error, wait=wait)
         raise self._named(error)
 
