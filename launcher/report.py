@@ -24,6 +24,7 @@ class Column(NamedTuple):
 
 _NUMBERS = (
     Column("requests", "requests", is_number=True),
+    Column("api_calls", "API calls", is_number=True),
     Column("input_tokens", "input tokens", is_number=True),
     Column("output_tokens", "output tokens", is_number=True),
     Column("cost", "billed", is_number=True),
@@ -51,14 +52,15 @@ _TOTALS = (
 _NEWEST_QUERY = """
 with ranked as (
     select *, row_number() over (
-        partition by provider order by usage_date desc, requests desc nulls last, billed_cost desc nulls last, model
+        partition by provider
+        order by usage_date desc, coalesce(requests, api_calls) desc nulls last, billed_cost desc nulls last, model
     ) as place
     from marts.usage_daily
 )
 
 select
     usage_date, provider, coalesce(nullif(account_name, ''), account_id) as account, region, model,
-    requests, input_tokens, output_tokens, coverage,
+    requests, api_calls, input_tokens, output_tokens, coverage,
     to_char(billed_cost, 'FM999,999,999,990.00') || ' ' || billed_currency as cost
 from ranked
 where place <= %s
@@ -75,7 +77,8 @@ with costs as (
 select
     provider, count(distinct account_id) as accounts, count(distinct model) as models,
     min(usage_date) as first_day, max(usage_date) as last_day, count(*) as row_count,
-    sum(requests) as requests, sum(input_tokens) as input_tokens, sum(output_tokens) as output_tokens,
+    sum(requests) as requests, sum(api_calls) as api_calls,
+    sum(input_tokens) as input_tokens, sum(output_tokens) as output_tokens,
     (select string_agg(costs.cost, ', ' order by costs.cost) from costs where costs.provider = daily.provider) as cost
 from marts.usage_daily as daily
 group by provider

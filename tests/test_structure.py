@@ -123,7 +123,7 @@ def test_only_staging_reads_sources(repository: Path) -> None:
 def test_every_event_that_is_no_error_is_explained_to_whoever_is_on_call(repository: Path) -> None:
     explained = (repository / "docs/operations.md").read_text()
     kinds = {
-        call.args[0].value
+        str(call.args[0].value)
         for path in (repository / "plugins/ai_usage").rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call) and getattr(call.func, "id", getattr(call.func, "attr", "")) in ("Note", "_note")

@@ -13,7 +13,8 @@ drop schema if exists marts cascade;
 create schema marts;
 create table marts.usage_daily (
     usage_date date, provider text, account_id text, account_name text, region text, model text,
-    requests numeric, input_tokens numeric, output_tokens numeric, billed_cost numeric, billed_currency text, coverage text
+    requests numeric, api_calls numeric, input_tokens numeric, output_tokens numeric,
+    billed_cost numeric, billed_currency text, coverage text
 );
 """
 
@@ -22,7 +23,7 @@ def report(server: Postgres, *rows: tuple[object, ...]) -> list[str]:
     with psycopg.connect(server.dsn()) as session:
         session.execute(TABLE)
         for row in rows:
-            session.execute("insert into marts.usage_daily values (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)", row)
+            session.execute("insert into marts.usage_daily values (%s,%s,%s,%s,%s,%s,%s,null,%s,%s,%s,%s,%s)", row)
     return usage_table(server.dsn()).splitlines()
 
 
@@ -59,13 +60,13 @@ def test_numbers_are_exact_and_a_missing_day_is_not_a_zero(server: Postgres) -> 
 
     known = ["aws_bedrock", "Production", "us-east-1"]
     assert [cells(line) for line in lines[4:7]] == [
-        ["2026-08-03", *known, "meta/llama", "0", "0", "0", "-", "final"],
-        ["2026-08-02", *known, "-", "-", "-", "-", "-", "failed"],
-        ["2026-08-01", *known, "anthropic/claude", "1,234,567", "1,234,567,000", "1,234,567,000", "-", "final"],
+        ["2026-08-03", *known, "meta/llama", "0", "-", "0", "0", "-", "final"],
+        ["2026-08-02", *known, "-", "-", "-", "-", "-", "-", "failed"],
+        ["2026-08-01", *known, "anthropic/claude", "1,234,567", "-", "1,234,567,000", "1,234,567,000", "-", "final"],
     ]
     assert cells(lines[-3]) == [
         *("aws_bedrock", "1", "2", "2026-08-01", "2026-08-03", "3"),
-        *("1,234,567", "1,234,567,000", "1,234,567,000", "-"),
+        *("1,234,567", "-", "1,234,567,000", "1,234,567,000", "-"),
     ]
     assert lines[-1] == "Coverage by row: final 2, failed 1."
 
