@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from sandbox.service import Sandbox
-from sandbox.simulators.azure_openai import COMPANY, LAB_READER
-from sandbox.truth.azure_openai import LAB, LAB_EAST, PROD, PRODUCTION, RESEARCH, SHARED
+from sandbox.simulators.azure_openai import COMPANY, FLEET_READER, LAB_READER
+from sandbox.truth.azure_openai import FLEET, LAB, LAB_EAST, PROD, PRODUCTION, RESEARCH, SHARED
 from tests.support.airflow import run_dag
 from tests.support.marts import assert_marts_equal_the_truth
 from tests.support.warehouse import TestWarehouse
@@ -107,3 +108,31 @@ def test_a_resource_that_may_not_be_read_fails_alone_and_its_days_show_as_failed
     assert run_dag(DAG_ID).state == "success"
     assert run_dag("usage_marts").state == "success"
     assert_marts_equal_the_truth(connected, sandbox, "azure_openai", sandbox.clock.today() - history)
+
+
+def test_many_resources_share_tasks_and_are_asked_for_fifty_at_a_time(
+    connected: TestWarehouse, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "AIRFLOW_CONN_AZURE_OPENAI_DEFAULT"
+    company = json.loads(os.environ[name])
+    monkeypatch.setenv(name, json.dumps(company | {"login": FLEET_READER.client_id, "password": FLEET_READER.secret}))
+    last = sandbox.clock.today() - timedelta(days=2)
+    conf = {"from": str(last - timedelta(days=2)), "to": str(last), "connections": ["azure_openai_default"]}
+
+    run = run_dag(DAG_ID, conf)
+
+    assert run.state == "success"
+    fleet = f"azure_openai_default · {FLEET[0].subscription}/rg-fleet"
+    assert run.labels() == [
+        f"{fleet}/fleet-001 and 49 more",
+        f"{fleet}/fleet-051 and 49 more",
+        f"{fleet}/fleet-101 and 19 more",
+    ]
+    assert connected.query("select count(distinct scope), count(*) from ops.slice where state <> 'missing'") == [
+        (len(FLEET), 3 * len(FLEET))
+    ]
+    # Three questions are put to the plain API for the first resource of each task, and when the connection is verified;
+    # all others go in batches.
+    account = FLEET[0].subscription
+    assert sandbox.requests.count("azure_openai", account, None, "metrics") == 3 * 3 + 3
+    assert sandbox.requests.count("azure_openai", account, None, "batch") == 3 * 3 + 3

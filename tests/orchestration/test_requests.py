@@ -59,7 +59,7 @@ def test_a_choice_of_connections_keeps_their_order_and_refuses_strangers() -> No
 
 
 def work(label: str) -> Work:
-    return Work(connection_id=label, scope="-", label=label, windows={})
+    return Work(connection_id=label, label=label, parts=[])
 
 
 def summary(label: str) -> Summary:

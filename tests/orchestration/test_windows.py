@@ -1,12 +1,13 @@
-"""The windows of one stream: the newest first, and one that cannot be read keeps none of the others from being read."""
+"""Windows are read newest first, scopes may share a task, and what cannot be read keeps nothing else from being read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from ai_usage.core.contract import Connection, Scope
 from ai_usage.core.errors import CredentialRejected, ResponseInvalid, SourceUnavailable, UsageError
 from ai_usage.core.http import Limits
 from ai_usage.orchestration import sync
@@ -44,7 +45,8 @@ def read_completions(sandbox: Sandbox, run_id: str = "run") -> UsageError | None
     """Plan, read the one stream, and return what went wrong."""
     provider, warehouse = Quick(today=sandbox.clock.today), open_warehouse()
     (work,) = sync.plan(provider, warehouse, [CONNECTION], {}, sandbox.clock.today())
-    work["windows"] = {"completions": work["windows"]["completions"]}
+    (part,) = work["parts"]
+    part["windows"] = {"completions": part["windows"]["completions"]}
     sandbox.requests.reset()
     try:
         sync.extract_and_load(provider, warehouse, work, run_id)
@@ -93,6 +95,8 @@ def test_a_key_that_is_refused_is_not_shown_for_every_window(connected: TestWare
 
     assert isinstance(failure, CredentialRejected)
     assert sandbox.requests.count(operation="completions") == 1
+    today = sandbox.clock.today()
+    assert failed_days(connected) == (today - timedelta(days=HISTORY_DAYS - 1), today)
 
 
 def test_what_may_pass_by_itself_decides_whether_the_task_tries_again(
@@ -105,3 +109,47 @@ def test_what_may_pass_by_itself_decides_whether_the_task_tries_again(
 
     assert isinstance(failure, SourceUnavailable)
     assert not failure.is_permanent
+
+
+class ManyParts(Quick):
+    """The same organization under many names, of which one task may read fifty."""
+
+    streams = (Quick().stream("embeddings"),)
+    scopes_per_task = 50
+    number = 14
+
+    def scopes(self, connection: Connection) -> Sequence[Scope]:
+        return [Scope(f"part-{n:02}", account_id=f"account-{n:02}") for n in range(self.number)]
+
+
+def plan_parts(sandbox: Sandbox, provider: ManyParts) -> list[sync.Work]:
+    return sync.plan(provider, open_warehouse(), [CONNECTION], {"first": "2026-01-01"}, sandbox.clock.today())
+
+
+def test_many_scopes_share_a_task_where_the_provider_answers_for_many(
+    connected: TestWarehouse, sandbox: Sandbox
+) -> None:
+    provider = ManyParts(today=sandbox.clock.today)
+    (work,) = plan_parts(sandbox, provider)
+    assert work["label"] == "openai_default · part-00 and 13 more"
+    assert [part["scope"] for part in work["parts"]] == [f"part-{n:02}" for n in range(14)]
+
+    provider.number = sync.SCOPES_OF_THEIR_OWN
+    assert len(plan_parts(sandbox, provider)) == sync.SCOPES_OF_THEIR_OWN
+    assert len(sync.plan(Quick(today=sandbox.clock.today), open_warehouse(), [CONNECTION], {})) == 1
+
+
+def test_a_scope_that_fails_leaves_those_it_shares_a_task_with_alone(
+    connected: TestWarehouse, sandbox: Sandbox
+) -> None:
+    provider = ManyParts(today=sandbox.clock.today)
+    (work,) = plan_parts(sandbox, provider)
+    for part in work["parts"]:
+        part["windows"]["embeddings"] = part["windows"]["embeddings"][-1:]
+    sandbox.faults.add("missing_field", operation="embeddings", after=2, times=1)
+
+    with pytest.raises(ResponseInvalid):
+        sync.extract_and_load(provider, open_warehouse(), work, "run")
+
+    states = connected.query("select scope, outcome from ops.extraction where run_id = 'run' order by 1")
+    assert states == [(f"part-{n:02}", "failed" if n == 2 else "loaded") for n in range(14)]

@@ -208,6 +208,11 @@ class Provider(ABC):
     client_kind: ClassVar[str]
     """Which thin layer turns the Airflow connection into a client: ``aws``, ``http``, ``azure``, ``google``."""
     streams: ClassVar[tuple[Stream, ...]]
+    scopes_per_task: ClassVar[int] = 1
+    """
+    How many scopes one task may read where a connection has many. For providers that answer for several at once; reading
+    still goes scope by scope, and one that fails leaves the others alone.
+    """
     documentation: ClassVar[Mapping[str, str]]
     """Title → address of the provider's own pages."""
     reads: ClassVar[tuple[str, ...]]

@@ -7,7 +7,7 @@ The DAG's tasks and the command line call these functions; nothing here knows wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MOST_DAYS_AT_ONCE = 1100
 """The longest history that one run may be asked for: three years, so that a typing error stays cheap."""
+SCOPES_OF_THEIR_OWN = 12
+"""So many scopes of a connection have a task each, whatever the provider; only more than these may share tasks."""
 UNKNOWN_SCOPE = "?"
 """The scope of a connection that could not be asked for its scopes and has none on record."""
 
@@ -40,13 +42,19 @@ class Request(TypedDict):
     connections: NotRequired[list[str] | None]
 
 
+class Part(TypedDict):
+    """A scope, and the windows of each stream to read of it."""
+
+    scope: str
+    windows: dict[str, list[tuple[str, str]]]
+
+
 class Work(TypedDict):
-    """One mapped task: a scope of a connection, and the windows of each stream to read."""
+    """One mapped task: a scope of a connection; several where there are many and the provider answers for several."""
 
     connection_id: str
-    scope: str
     label: str
-    windows: dict[str, list[tuple[str, str]]]
+    parts: list[Part]
 
 
 class Summary(TypedDict):
@@ -81,7 +89,7 @@ def plan(
         except UsageError as error:
             # The mapped task meets the same error and fails with it, under its own name and with the right retries.
             log.warning("%s", error)
-            work.append(_work(connection_id, UNKNOWN_SCOPE, {}))
+            work.append(_work(connection_id, [Part(scope=UNKNOWN_SCOPE, windows={})]))
     return work
 
 
@@ -132,7 +140,7 @@ def _plan_connection(
     provider: Provider, warehouse: Warehouse, connection_id: str, asked: Window | None, today: date
 ) -> list[Work]:
     start, scopes = _scopes(provider, warehouse, connection_id)
-    planned: list[Work] = []
+    planned: list[Part] = []
     with warehouse.session(LOADER) as session:
         for scope in scopes:
             windows = {}
@@ -144,8 +152,9 @@ def _plan_connection(
                     for window in windows_covering(days, stream.max_window_days)
                 ]
             if any(windows.values()):
-                planned.append(_work(connection_id, scope.name, windows))
-    return planned
+                planned.append(Part(scope=scope.name, windows=windows))
+    together = provider.scopes_per_task if len(planned) > SCOPES_OF_THEIR_OWN else 1
+    return [_work(connection_id, planned[n : n + together]) for n in range(0, len(planned), together)]
 
 
 def _verify_unless_good(provider: Provider, warehouse: Warehouse, connection_id: str) -> None:
@@ -220,9 +229,12 @@ def _scopes(provider: Provider, warehouse: Warehouse, connection_id: str) -> tup
         return start, on_record
 
 
-def _work(connection_id: str, scope: str, windows: dict[str, list[tuple[str, str]]]) -> Work:
-    label = connection_id if scope in (WHOLE_CONNECTION, UNKNOWN_SCOPE) else f"{connection_id} · {scope}"
-    return Work(connection_id=connection_id, scope=scope, label=label, windows=windows)
+def _work(connection_id: str, parts: list[Part]) -> Work:
+    first = parts[0]["scope"]
+    label = connection_id if first in (WHOLE_CONNECTION, UNKNOWN_SCOPE) else f"{connection_id} · {first}"
+    if len(parts) > 1:
+        label += f" and {len(parts) - 1} more"
+    return Work(connection_id=connection_id, label=label, parts=parts)
 
 
 # ---------------------------------------------------------------- extract and load
@@ -230,7 +242,7 @@ def _work(connection_id: str, scope: str, windows: dict[str, list[tuple[str, str
 
 def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_id: str) -> Summary:
     """
-    Bring home every window of one scope, and tell what it took.
+    Bring home every window of one scope or several, and tell what it took.
 
     Each window stands alone: one that fails leaves the others loaded. When all are done, a failure is raised.
     A plan that does not include the data is no failure; the ledger and the log say so.
@@ -242,16 +254,27 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
             memory = ledger.recall_names(session, connection_id)
         connection = open_connection(provider, connection_id, memory)
         connection.stored = partial(_stored, provider, warehouse, connection_id)
-        scope = _find_scope(provider, warehouse, connection, work["scope"])
+        scopes = {scope.name: scope for scope in provider.scopes(connection)}
+        with warehouse.session(LOADER) as session:
+            ledger.register_scopes(session, provider, connection_id, list(scopes.values()))
     except NotEntitled as refusal:
         log.warning("%s", refusal.at(connection_id))
-        _fail_everything(provider, warehouse, work, run_id, refusal)
+        for part in work["parts"]:
+            _fail_everything(provider, warehouse, connection_id, part, run_id, refusal)
         return summary
     except UsageError as error:
-        _fail_everything(provider, warehouse, work, run_id, error.at(connection_id))
+        for part in work["parts"]:
+            _fail_everything(provider, warehouse, connection_id, part, run_id, error.at(connection_id))
         raise
-    reader = _ScopeReader(provider, warehouse, connection, scope, run_id, summary)
-    failures = [failure for stream in provider.streams for failure in reader.read(stream, _windows(work, stream))]
+    failures: list[UsageError] = []
+    for part in work["parts"]:
+        if (scope := scopes.get(part["scope"])) is None:
+            failures.append(_gone(part["scope"]).at(connection_id))
+            _fail_everything(provider, warehouse, connection_id, part, run_id, failures[-1])
+            continue
+        reader = _ScopeReader(provider, warehouse, connection, scope, run_id, summary)
+        for stream in provider.streams:
+            failures += reader.read(stream, _windows(part, stream))
     if failures:
         # Whatever may pass by itself decides, so that it is tried again soon.
         raise min(failures, key=lambda failure: failure.is_permanent)
@@ -285,20 +308,29 @@ class _ScopeReader:
         place = Place(self.provider.name, self.connection.connection_id, stream.name, self.scope.name)
         with self.warehouse.session(LOADER) as session:
             done = ledger.read_in_run(session, place, self.run_id)
-        for number, window in enumerate(sorted(windows, reverse=True), start=1):
-            if window in done:
-                continue
-            log.info("%s: reading %s (window %d of %d)", place.label, window, number, len(windows))
+        left = sorted(set(windows) - done)
+        while left:
+            window = left.pop()
+            log.info("%s: reading %s (%d more to come)", place.label, window, len(left))
             try:
                 self._read_window(place, stream, window)
             except NotEntitled as refusal:
                 log.warning("%s", refusal)
+                self._give_up(place, left, refusal)
                 return
             except UsageError as failure:
                 log.error("%s", failure)
                 yield failure
                 if failure.is_permanent and not failure.is_of_one_answer:
+                    self._give_up(place, left, failure)
                     return
+
+    def _give_up(self, place: Place, windows: Iterable[Window], error: UsageError) -> None:
+        """Record of windows that were not asked for that they would have met the same."""
+        with self.warehouse.session(LOADER) as session:
+            for window in windows:
+                attempt = ledger.begin_attempt(session, place, window, self.run_id)
+                ledger.fail_attempt(session, attempt, error, Journal())
 
     def _read_window(self, place: Place, stream: Stream, window: Window) -> None:
         journal = self.connection.journal
@@ -332,8 +364,8 @@ class _ScopeReader:
         self.summary["records_written"] += outcome.records_written
 
 
-def _windows(work: Work, stream: Stream) -> list[Window]:
-    planned = work["windows"].get(stream.name, [])
+def _windows(part: Part, stream: Stream) -> list[Window]:
+    planned = part["windows"].get(stream.name, [])
     return [Window(date.fromisoformat(first), date.fromisoformat(last)) for first, last in planned]
 
 
@@ -346,34 +378,31 @@ def _named(error: Exception) -> UsageError:
     )
 
 
-def _find_scope(provider: Provider, warehouse: Warehouse, connection: Connection, name: str) -> Scope:
-    scopes = provider.scopes(connection)
-    with warehouse.session(LOADER) as session:
-        ledger.register_scopes(session, provider, connection.connection_id, scopes)
-    for scope in scopes:
-        if scope.name == name:
-            return scope
-    if name == UNKNOWN_SCOPE:
-        raise ConfigurationInvalid(
+def _gone(scope: str) -> ConfigurationInvalid:
+    """Return the error for a scope that was planned and is not there."""
+    if scope == UNKNOWN_SCOPE:
+        return ConfigurationInvalid(
             "The connection could not be read when the run was planned, but can be now.",
             action="Nothing is lost: trigger the DAG again, or wait for its next run.",
         )
-    raise ConfigurationInvalid(
+    return ConfigurationInvalid(
         "The connection no longer includes this scope.",
         action="Add it to the connection again, or trigger the DAG again to plan without it.",
-        scope=name,
+        scope=scope,
     )
 
 
-def _fail_everything(provider: Provider, warehouse: Warehouse, work: Work, run_id: str, error: UsageError) -> None:
+def _fail_everything(
+    provider: Provider, warehouse: Warehouse, connection_id: str, part: Part, run_id: str, error: UsageError
+) -> None:
     """Record an error that came before any window could be read."""
     with warehouse.session(LOADER) as session:
-        if work["scope"] == UNKNOWN_SCOPE:
-            ledger.fail_connection(session, provider.name, work["connection_id"], error, run_id)
+        if part["scope"] == UNKNOWN_SCOPE:
+            ledger.fail_connection(session, provider.name, connection_id, error, run_id)
             return
         for stream in provider.streams:
-            place = Place(provider.name, work["connection_id"], stream.name, work["scope"])
-            for window in _windows(work, stream):
+            place = Place(provider.name, connection_id, stream.name, part["scope"])
+            for window in _windows(part, stream):
                 attempt = ledger.begin_attempt(session, place, window, run_id)
                 ledger.fail_attempt(session, attempt, error, Journal())
 

@@ -93,7 +93,7 @@ def _plan(provider_name: str) -> list[Work]:
         return []
     work = plan(provider, open_warehouse(), connection_ids, _request())
     for piece in work:
-        log.info("%s: %s", piece["label"], piece["windows"])
+        log.info("%s: %s", piece["label"], piece["parts"])
     if not work:
         log.info("Every slice is settled: there is nothing to read.")
     return work

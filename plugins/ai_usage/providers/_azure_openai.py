@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import dropwhile
 from typing import Any, NamedTuple
 
 from ai_usage.core.drift import Drift
@@ -296,7 +297,7 @@ class Monitor:
         self, resource: Resource, question: Question, span: Span, siblings: Iterable[Resource]
     ) -> Json | None:
         """Return the answer of the batch API, or ``None`` where it does not apply."""
-        place = (resource.subscription, resource.location, (resource.kind or "").lower(), question, span.texts())
+        place = (resource.subscription, resource.location, (resource.kind or "").lower(), question, span.window)
         if (known := self._batches.answers.pop((place, resource.scope), None)) is not None:
             return known
         begun = self._batches.begun.setdefault(place, set())
@@ -304,9 +305,11 @@ class Monitor:
         begun.add(resource.scope)
         if is_first or self._batches.is_refused or resource.location is None:
             return None
+        # Those that follow in the order in which they are read: another task may read the ones before.
+        following = dropwhile(lambda one: one.scope != resource.scope, siblings)
         alike = [
             one
-            for one in siblings
+            for one in following
             if (one.subscription, one.location, (one.kind or "").lower()) == place[:3] and one.scope not in begun
         ]
         chosen = [resource, *alike][:RESOURCES_AT_ONCE]

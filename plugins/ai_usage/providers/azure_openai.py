@@ -85,6 +85,8 @@ class AzureOpenAI(Provider):
     label = "Azure OpenAI"
     connection_type = "azure"
     client_kind = "azure"
+    # As many as the batch API takes in one call.
+    scopes_per_task = 50
     streams = (
         Stream(
             name="metrics",
@@ -160,16 +162,18 @@ class AzureOpenAI(Provider):
         yield Check(
             "resources", True, f"{len(scopes)} found: {shown}{', …' if len(scopes) > CHECKED_RESOURCES else ''}."
         )
+        resources = self._of(connection).resources
+        siblings = [one for scope in scopes[:CHECKED_RESOURCES] if (one := resources[scope.name]).location]
         for scope in scopes[:CHECKED_RESOURCES]:
-            yield from self._check_resource(connection, scope)
+            yield from self._check_resource(connection, scope, siblings)
 
-    def _check_resource(self, connection: Connection, scope: Scope) -> Iterator[Check]:
+    def _check_resource(self, connection: Connection, scope: Scope, siblings: Sequence[Resource]) -> Iterator[Check]:
         """Verify that a resource's metrics and deployments may be read, and look for usage."""
         today = self._now().date()
         window = Window(today - ONE_DAY * (DAYS_AT_ONCE - 1), today)
         try:
             resource = self._resource(connection, scope)
-            used = {point.day for point in self._points(connection, resource, window, ())}
+            used = {point.day for point in self._points(connection, resource, window, siblings)}
         except UsageError as error:
             yield Check.failed(f"metrics of {scope.name}", error, scope.name)
             return
