@@ -62,7 +62,7 @@ def test_a_component_that_is_killed_is_started_again_and_said_so(
     (first,) = running(place)
 
     psutil.Process(first).kill()
-    eventually(tended(supervisor, lambda: running(place) and running(place) != [first]))
+    eventually(tended(supervisor, lambda: (now := running(place)) and now != [first]))
 
     assert "worker ended unexpectedly (killed by signal 9)" in said.getvalue()
     assert str(place / "worker.log") in said.getvalue()
