@@ -75,9 +75,9 @@ class ReplicateProvider(HttpProvider):
             settle=timedelta(days=2),
             lookback_days=2,
             retention_days=None,
-            # A call brings a hundred runs however wide the window, so that a narrower one costs at most one call more.
-            # It is what a reading that breaks off loses, and what one late run makes us read again.
-            max_window_days=7,
+            # A call brings a hundred runs however wide the window, so a month costs what its runs cost. A reading that
+            # breaks off loses its window, so a year is not one.
+            max_window_days=31,
         ),
         Stream(
             name=TRAININGS,
