@@ -17,7 +17,7 @@ from psycopg import sql
 
 from ai_usage import providers
 from ai_usage.core.errors import ConfigurationInvalid, UsageError
-from ai_usage.warehouse.roles import LOADER, TRANSFORMER, RolePasswords, ensure_database_settings, ensure_roles
+from ai_usage.warehouse.roles import JANITOR, LOADER, TRANSFORMER, RolePasswords, ensure_database_settings, ensure_roles
 
 Admin = psycopg.Connection[tuple[object, ...]]
 
@@ -36,6 +36,7 @@ def migrate(dsn: str, passwords: RolePasswords) -> list[str]:
         ensure_roles(admin, passwords)
         ensure_database_settings(admin)
         applied = _apply_files(admin)
+        _keep_promises(admin)
         return applied + _create_raw_tables(admin)
 
 
@@ -65,6 +66,39 @@ def _apply_files(admin: Admin) -> list[str]:
     return missing
 
 
+def _keep_promises(admin: Admin) -> None:
+    """Write down what this version's providers say about themselves, for the marts to compare the days with."""
+    known = providers.load_all()
+    admin.execute("delete from ops.stream")
+    for provider in known:
+        admin.execute(
+            """
+            insert into ops.provider (provider, label, category) values (%s, %s, %s)
+            on conflict (provider) do update set label = excluded.label, category = excluded.category
+            """,
+            (provider.name, provider.label, provider.category),
+        )
+        for stream in provider.streams:
+            admin.execute(
+                """
+                insert into ops.stream (provider, stream, summary, settle, lookback_days, retention_days,
+                    newest_days_ago, is_usage)
+                values (%s, %s, %s, %s, %s, %s, %s, %s)
+                """,
+                (
+                    provider.name,
+                    stream.name,
+                    stream.summary,
+                    stream.settle,
+                    stream.lookback_days,
+                    stream.retention_days,
+                    stream.newest_days_ago,
+                    stream.is_usage,
+                ),
+            )
+    admin.execute("delete from ops.provider where provider <> all (%s)", ([provider.name for provider in known],))
+
+
 def _create_raw_tables(admin: Admin) -> list[str]:
     """Create the raw table of every stream that has none: a new provider needs no migration of its own."""
     created = []
@@ -74,6 +108,9 @@ def _create_raw_tables(admin: Admin) -> list[str]:
             if admin.execute("select to_regclass(%s)", (f"raw.{table}",)).fetchone() == (None,):
                 create_raw_table(admin, table, f"{provider.label}: {stream.summary}")
                 created.append(f"raw.{table}")
+            admin.execute(
+                sql.SQL("grant select, delete on raw.{} to {}").format(sql.Identifier(table), sql.Identifier(JANITOR))
+            )
     return created
 
 

@@ -2,8 +2,9 @@
 The database identities, each with exactly the rights it needs.
 
 ``ai_usage_loader`` writes ``raw`` and the ledger, ``ai_usage_transformer`` (dbt) reads them and owns the marts,
-``ai_usage_reader`` reads marts and nothing else. The application logs in as ``ai_usage``, which has no rights of its own
-and takes on one of the first two per session; the reader logs in itself, because dashboards do.
+``ai_usage_janitor`` deletes what may be deleted and writes no number, ``ai_usage_reader`` reads marts and nothing else. The
+application logs in as ``ai_usage``, which has no rights of its own and takes on one of the first three per session; the
+reader logs in itself, because dashboards do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from psycopg import sql
 
 LOADER = "ai_usage_loader"
 TRANSFORMER = "ai_usage_transformer"
+JANITOR = "ai_usage_janitor"
 READER = "ai_usage_reader"
 LOGIN = "ai_usage"
 
@@ -33,7 +35,7 @@ def ensure_roles(admin: psycopg.Connection[tuple[object, ...]], passwords: RoleP
 
     Needs a superuser; or a role with CREATEROLE whose ``createrole_self_grant`` is ``set, inherit``.
     """
-    for role in (LOADER, TRANSFORMER, READER, LOGIN):
+    for role in (LOADER, TRANSFORMER, JANITOR, READER, LOGIN):
         exists = admin.execute("select 1 from pg_roles where rolname = %s", (role,)).fetchone()
         if not exists:
             admin.execute(sql.SQL("create role {} nologin noinherit").format(sql.Identifier(role)))
@@ -41,7 +43,9 @@ def ensure_roles(admin: psycopg.Connection[tuple[object, ...]], passwords: RoleP
         admin.execute(
             sql.SQL("alter role {} login noinherit password {}").format(sql.Identifier(role), sql.Literal(password))
         )
-    admin.execute(sql.SQL("grant {}, {} to {}").format(*map(sql.Identifier, (LOADER, TRANSFORMER, LOGIN))))
+    admin.execute(
+        sql.SQL("grant {}, {}, {} to {}").format(*map(sql.Identifier, (LOADER, TRANSFORMER, JANITOR, LOGIN)))
+    )
 
 
 def ensure_database_settings(admin: psycopg.Connection[tuple[object, ...]]) -> None:
