@@ -43,9 +43,9 @@ select
     streams.configured_settle_hours,
     streams.lookback_days as configured_lookback_days,
     -- A reading h hours after the end of a day reaches that day with a look-back of 1 + h / 24 days. One day more shows
-    -- when a source becomes slower.
+    -- when a source becomes slower. A stream without a look-back cannot be read again at all.
     case
-        when figures.observed_days >= 14
+        when figures.observed_days >= 14 and streams.lookback_days > 0
             then least(
                 1 + greatest(
                     1 + floor(figures.p95_settle_hours / 24), ceil(streams.configured_settle_hours / 24)
