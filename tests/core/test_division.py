@@ -25,7 +25,7 @@ def window(first: int, last: int) -> Window:
 class Asked:
     """A source that makes no sense on its bad days, asked to the end."""
 
-    def __init__(self, windows: list[Window], bad: set[date]) -> None:
+    def __init__(self, windows: list[Window], bad: set[date], empty: frozenset[date] = frozenset()) -> None:
         self.division = Division(windows)
         self.calls = 0
         self.read: set[date] = set()
@@ -35,7 +35,7 @@ class Asked:
             if not bad & set(part.days):
                 assert not self.read & set(part.days), "a day was read twice"
                 self.read |= set(part.days)
-                self.division.answered()
+                self.division.answered(with_records=bool(set(part.days) - empty))
             elif not self.division.made_no_sense():
                 assert len(part) == 1
                 self.found_bad.add(part.first)
@@ -56,7 +56,7 @@ def test_good_windows_cost_one_call_each_the_last_first() -> None:
     division = Division([window(0, 30), window(31, 61)])
 
     assert division.take() == window(31, 61)
-    division.answered()
+    division.answered(with_records=True)
     assert (division.take(), division.take()) == (window(0, 30), None)
 
 
@@ -82,6 +82,15 @@ def test_a_window_that_is_bad_as_a_whole_does_not_keep_the_others_from_being_div
     assert asked.read == {*window(0, 30).days, *window(31, 61).days} - {day(40)}
     assert asked.found_bad >= {day(40)}
     assert asked.calls < 3 * 12 + 11
+
+
+def test_days_without_use_do_not_show_that_a_source_makes_sense() -> None:
+    weekends = frozenset(day(n) for n in range(455) if n % 7 in (5, 6))
+    every_workday = {day(n) for n in range(455)} - weekends
+
+    asked = Asked([window(0, 454)], every_workday, weekends)
+
+    assert asked.calls <= 3 * ceil(log2(455)) + 8
 
 
 def test_days_that_are_bad_at_the_newest_end_do_not_hide_the_good_ones() -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from ai_usage.core.errors import ConfigurationInvalid
 from ai_usage.orchestration.dbt_process import Dbt
-from ai_usage.orchestration.transform import check_all_history
+from ai_usage.orchestration.transform import TransformFailed, check_all_history
+from ai_usage.warehouse import events
 from ai_usage.warehouse.janitor import Cleaned, delete_old_rows, measure_tables, prune_versions
+from ai_usage.warehouse.place import Place
+from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,8 @@ KEEP_SETTING = "AI_USAGE_KEEP_SUPERSEDED_DAYS"
 KEEP_DEFAULT = 30
 LONGEST_CLEANING = timedelta(hours=2)
 """What is not done by then is done the next day, so that a first cleaning after years holds up nothing."""
+_PLACE = Place("-", "usage_housekeeping", None, None)
+"""Its story is apart from the transform's: a transform that succeeds has tested no more than it changed."""
 
 
 def days_to_keep() -> int:
@@ -60,12 +65,18 @@ def check(warehouse: Warehouse, run_id: str, *, project: Path, target: Path) -> 
 
     :raises TransformFailed: if a test fails.
     """
-    dbt = Dbt(warehouse, project, target)
-    dbt.run("source", "freshness")
+    Dbt(warehouse, project, target).run("source", "freshness")
     stale = _stale_sources(target)
     for name in stale:
         log.warning("%s has not answered lately", name)
-    tested = check_all_history(warehouse, run_id, project=project, target=target)
+    try:
+        tested = check_all_history(warehouse, run_id, project=project, target=target)
+    except TransformFailed as error:
+        with warehouse.session(LOADER) as session:
+            events.open_problem(session, _PLACE, "transform", error.kind, "error", error.happened, error.action, run_id)
+        raise
+    with warehouse.session(LOADER) as session:
+        events.close_problem(session, _PLACE, "transform", run_id)
     return f"All of history was tested: {tested.nodes_ok} tests good. {len(stale)} sources have not answered lately."
 
 

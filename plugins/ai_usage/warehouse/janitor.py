@@ -145,9 +145,7 @@ def delete_old_rows(warehouse: Warehouse, done: Cleaned, stop: Stop = lambda: Fa
         done.rows[table] = 0
         while True:
             with warehouse.session(JANITOR, application="ai_usage janitor") as session:
-                deleted = session.execute(
-                    statement.encode(), {"keep": KEPT[table], "limit": ROWS_AT_ONCE}
-                ).rowcount
+                deleted = session.execute(statement.encode(), {"keep": KEPT[table], "limit": ROWS_AT_ONCE}).rowcount
             done.rows[table] += deleted
             if stop():
                 done.is_complete = False
