@@ -78,6 +78,7 @@ def test_a_provider_says_what_the_contract_asks(provider: Provider) -> None:
     assert provider.label
     assert provider.reads
     assert provider.never_reads
+    assert provider.if_empty.endswith(".")
     assert all(address.startswith("https://") for address in provider.documentation.values())
     for stream in provider.streams:
         assert set(stream.grain) <= stream.fields

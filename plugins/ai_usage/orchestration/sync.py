@@ -275,6 +275,8 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
         reader = _ScopeReader(provider, warehouse, connection, scope, run_id, summary)
         for stream in provider.streams:
             failures += reader.read(stream, _windows(part, stream))
+    with warehouse.session(LOADER) as session:
+        ledger.judge_usage(session, provider, connection_id, run_id)
     if failures:
         # Whatever may pass by itself decides, so that it is tried again soon.
         raise min(failures, key=lambda failure: failure.is_permanent)
@@ -309,6 +311,7 @@ class _ScopeReader:
         with self.warehouse.session(LOADER) as session:
             done = ledger.read_in_run(session, place, self.run_id)
         left = sorted(set(windows) - done)
+        is_complete = bool(windows)
         while left:
             window = left.pop()
             log.info("%s: reading %s (%d more to come)", place.label, window, len(left))
@@ -319,11 +322,15 @@ class _ScopeReader:
                 self._give_up(place, left, refusal)
                 return
             except UsageError as failure:
+                is_complete = False
                 log.error("%s", failure)
                 yield failure
                 if failure.is_permanent and not failure.is_of_one_answer:
                     self._give_up(place, left, failure)
                     return
+        if is_complete:
+            with self.warehouse.session(LOADER) as session:
+                events.close_drift(session, place, self.run_id)
 
     def _give_up(self, place: Place, windows: Iterable[Window], error: UsageError) -> None:
         """Record of windows that were not asked for that they would have met the same."""

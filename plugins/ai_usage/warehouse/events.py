@@ -73,6 +73,22 @@ def close_problem(
     return row is not None
 
 
+def end_problems(session: Session, whole: Place, but: Sequence[str] | None = None) -> None:
+    """
+    End what is open of a connection that is not a source any more, whatever the topic.
+
+    :param but: the scopes that it still has: only those of other scopes are ended, and those of the whole stay open.
+    """
+    session.execute(
+        """
+        update ops.problem set resolved_at = now(), resolution = 'disconnected'
+        where connection_id = %(connection_id)s and resolved_at is null
+            and (%(scopes)s::text[] is null or scope <> all(%(scopes)s))
+        """,
+        {"connection_id": whole.connection_id, "scopes": None if but is None else list(but)},
+    )
+
+
 def _tell(
     session: Session,
     place: Place,
