@@ -397,6 +397,9 @@ def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal:
     Works whatever happened before: it needs nothing of the transaction that failed.
     """
     _finish(session, attempt, "failed", Outcome(), journal, error)
+    session.execute(
+        "update ops.connection set last_attempt_at = now() where connection_id = %s", (attempt.place.connection_id,)
+    )
     state = SliceState.NOT_ENTITLED if isinstance(error, NotEntitled) else SliceState.FAILED
     session.execute(
         """
