@@ -170,3 +170,8 @@ class Unexpected(UsageError):
 
     kind = "unexpected"
     is_permanent = False
+    is_of_one_answer = True
+
+
+KINDS_OF_ONE_ANSWER = frozenset({ResponseInvalid.kind, Unexpected.kind})
+"""The kinds of error that are about one answer, and say nothing about the source."""

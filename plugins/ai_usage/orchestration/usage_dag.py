@@ -166,5 +166,11 @@ def _run_id(context: Any) -> str:
 
 
 def _request() -> Request:
-    params: Any = get_current_context()["params"]
-    return {"first": params["from"], "last": params["to"], "connections": params["connections"]}
+    context: Any = get_current_context()
+    params = context["params"]
+    return {
+        "first": params["from"],
+        "last": params["to"],
+        "connections": params["connections"],
+        "by_hand": context["dag_run"].run_type == "manual",
+    }

@@ -17,7 +17,8 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from ai_usage.core.contract import Check, Journal, Memory, Provider, Scope
-from ai_usage.core.errors import ConfigurationInvalid, NotEntitled, UsageError, WrongAccount
+from ai_usage.core.errors import KINDS_OF_ONE_ANSWER, ConfigurationInvalid, NotEntitled, UsageError, WrongAccount
+from ai_usage.core.planner import Trouble
 from ai_usage.core.slices import SliceState, Window
 from ai_usage.warehouse import events
 from ai_usage.warehouse.place import Place
@@ -271,20 +272,72 @@ def keep_checks(session: Session, provider: Provider, connection_id: str, checks
 
 
 def expect_slices(session: Session, place: Place, window: Window) -> None:
-    """Make sure the ledger answers for every day of the window."""
+    """Make sure the ledger answers for every day of the window. One it answers for already costs no write."""
     session.execute(
         """
         insert into ops.slice (connection_id, usage_date, stream, scope, state)
         select %(connection_id)s, day::date, %(stream)s, %(scope)s, 'missing'
         from generate_series(%(first)s::timestamp, %(last)s::timestamp, interval '1 day') as day
+        where not exists (
+            select 1 from ops.slice
+            where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+                and usage_date = day::date
+        )
         on conflict do nothing
         """,
         _arguments(place, window),
     )
 
 
+def first_day(session: Session, place: Place) -> date | None:
+    """Return the first day the ledger answers for in a place, or ``None`` if it was never planned."""
+    row = session.execute(
+        "select min(usage_date) from ops.slice where connection_id = %s and stream = %s and scope = %s",
+        (place.connection_id, place.stream, place.scope),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def troubles(session: Session, place: Place) -> list[Trouble]:
+    """
+    Return the days whose last answer made no sense, if the place answered for others in its last run.
+
+    If it did not, the fault is the source's, and no day of it is to be treated apart.
+    """
+    rows = session.execute(
+        """
+        select usage_date, error_kind, failed_attempts, last_attempt_at from ops.slice
+        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+            and error_kind = any(%(kinds)s)
+            and exists (
+                select 1 from ops.extraction as good
+                where good.connection_id = %(connection_id)s and good.stream = %(stream)s and good.scope = %(scope)s
+                    and good.outcome in ('loaded', 'unchanged')
+                    and good.run_id = (
+                        select run_id from ops.extraction
+                        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+                        order by started_at desc limit 1
+                    )
+            )
+        order by usage_date
+        """,
+        {**vars(place), "kinds": sorted(KINDS_OF_ONE_ANSWER)},
+    )
+    return [Trouble(*row) for row in rows]
+
+
+def recommended_look_back(session: Session, provider: str, stream: str) -> int | None:
+    """Return the look-back in days that a stream's restatements recommend; ``None`` without evidence."""
+    row = session.execute(
+        "select recommended_days from ops.lookback where provider = %s and stream = %s", (provider, stream)
+    ).fetchone()
+    return row[0] if row else None
+
+
 def retire_gaps(session: Session, place: Place, first_readable: date) -> None:
     """Give up the gaps that the provider can no longer fill, and let stand what it can no longer change."""
+    if first_readable == date.min:
+        return
     session.execute(
         """
         with settled as (
@@ -396,10 +449,20 @@ def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal:
 
     Works whatever happened before: it needs nothing of the transaction that failed.
     """
+    end_in_failure(session, attempt, error, journal)
+    fail_slices(session, attempt.place, attempt.window, error, attempt.run_id)
+
+
+def end_in_failure(session: Session, attempt: Attempt, error: UsageError, journal: Journal) -> None:
+    """Record how an attempt ended, and nothing about its days: parts of the window will tell about them."""
     _finish(session, attempt, "failed", Outcome(), journal, error)
     session.execute(
         "update ops.connection set last_attempt_at = now() where connection_id = %s", (attempt.place.connection_id,)
     )
+
+
+def fail_slices(session: Session, place: Place, window: Window, error: UsageError, run_id: str) -> None:
+    """Record that days could not be read, and tell it. Slices that were loaded before stay as they are."""
     state = SliceState.NOT_ENTITLED if isinstance(error, NotEntitled) else SliceState.FAILED
     session.execute(
         """
@@ -410,9 +473,9 @@ def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal:
         where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
             and usage_date between %(first)s and %(last)s
         """,
-        _arguments(attempt.place, attempt.window) | {"state": state, "error_kind": error.kind},
+        _arguments(place, window) | {"state": state, "error_kind": error.kind},
     )
-    events.record_error(session, attempt.place, error, attempt.run_id)
+    events.record_error(session, place, error, run_id)
 
 
 def fail_connection(session: Session, provider: str, connection_id: str, error: UsageError, run_id: str) -> None:
@@ -468,20 +531,22 @@ def _finish(
 
 
 def run_problems(session: Session, run_id: str) -> list[tuple[str, str, str]]:
-    """Return (connection_id, scope, error text) of everything whose last attempt in this run failed."""
+    """Return (connection_id, scope, error text) of every failure that no later attempt of this run has looked into."""
     return session.execute(
         """
         select connection_id, scope, error_message
-        from (
-            select distinct on (connection_id, stream, scope, window_first, window_last) *
-            from ops.extraction
-            where run_id = %s
-            order by connection_id, stream, scope, window_first, window_last, extraction_id desc
-        ) as last_attempt
-        where outcome = 'failed' and error_kind <> 'not_entitled'
+        from ops.extraction as attempt
+        where run_id = %(run_id)s and outcome = 'failed' and error_kind <> 'not_entitled'
+            and not exists (
+                select 1 from ops.extraction as later
+                where later.run_id = %(run_id)s and later.extraction_id > attempt.extraction_id
+                    and later.connection_id = attempt.connection_id and later.stream = attempt.stream
+                    and later.scope = attempt.scope
+                    and later.window_first >= attempt.window_first and later.window_last <= attempt.window_last
+            )
         order by 1, 2
         """,
-        (run_id,),
+        {"run_id": run_id},
     ).fetchall()
 
 

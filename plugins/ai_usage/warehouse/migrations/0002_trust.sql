@@ -102,6 +102,9 @@ alter table ops.load add column pruned_at timestamptz;
 comment on column ops.load.pruned_at is 'When the raw records of this superseded version were deleted; the row stays.';
 create index load_prunable_idx on ops.load (superseded_at) where superseded_by is not null and pruned_at is null;
 
+-- A plan looks at one place at a time, and must not pay for the other places of its connection.
+create index slice_place_idx on ops.slice (connection_id, stream, scope, usage_date);
+
 -- A slice that is deleted is a change as well: the marts must not keep it.
 create function ops.enqueue_deleted_slices() returns trigger language plpgsql as $$
 begin
