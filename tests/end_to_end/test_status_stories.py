@@ -30,7 +30,8 @@ from ai_usage.providers.groq import GroqProvider
 from ai_usage.providers.openai import OpenAIProvider
 from ai_usage.providers.openrouter import OpenRouterProvider
 from ai_usage.providers.replicate import ReplicateProvider
-from ai_usage.warehouse import ledger
+from ai_usage.warehouse import events, ledger
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from sandbox.connections import environment
 from sandbox.service import Sandbox
@@ -440,6 +441,25 @@ def test_a_dag_that_is_paused(connect: Any) -> None:
 
     assert source.run() == []
     assert source.status() == {None: CONNECTED, scope: CONNECTED}
+
+
+def test_data_that_is_late_in_one_scope(connect: Any) -> None:
+    source = connect("azure_openai_lab")
+    assert source.run() == []
+    good = source.status()
+    first, *others = sorted(scope for scope in good if scope)
+    assert others
+    place = Place(source.provider, source.connection_id, None, first)
+
+    with open_warehouse().session(LOADER) as session:
+        events.open_problem(session, place, "lateness", "data_late", "warning", "Two days late.", "Look.", "a run")
+    late = ("degraded", "data_late", 1)
+    assert source.status() == good | {None: late, first: late}
+    assert source.detail("problem, action") == (f"{first}: Two days late.", "Look.")
+
+    with open_warehouse().session(LOADER) as session:
+        events.close_problem(session, place, "lateness", "another run")
+    assert source.status() == good
 
 
 def test_the_status_stays_quick_beside_a_long_history(connect: Any) -> None:

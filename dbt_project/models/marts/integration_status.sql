@@ -104,15 +104,6 @@ unread_connections as (
     group by connection_id
 ),
 
-late_connections as (
-    select
-        connection_id,
-        min(opened_at) as since
-    from open_problems
-    where topic = 'lateness'
-    group by connection_id
-),
-
 scope_states as (
     select
         scopes.connection_id,
@@ -262,7 +253,7 @@ told as (
         worst.kind,
         worst.message,
         worst.action,
-        late_connections.since as late_since,
+        counted.late_since,
         (
             select max(problems.resolved_at)
             from {{ ref('stg_ops__problems') }} as problems
@@ -273,14 +264,15 @@ told as (
                 and (places.scope is null or problems.scope is null or problems.scope = places.scope)
         ) as recovered_at
     from places
-    left join late_connections on places.connection_id = late_connections.connection_id
     cross join
         lateral (
-            select count(*) as open_problems
+            select
+                count(*) filter (where places.scope is null or open_problems.scope is not null) as open_problems,
+                min(open_problems.opened_at) filter (where open_problems.topic = 'lateness') as late_since
             from open_problems
             where
                 open_problems.connection_id = places.connection_id
-                and (places.scope is null or open_problems.scope = places.scope)
+                and (places.scope is null or open_problems.scope is null or open_problems.scope = places.scope)
         ) as counted
     left join lateral (
         select

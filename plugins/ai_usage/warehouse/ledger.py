@@ -429,15 +429,16 @@ def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: J
     _finish(session, attempt, "loaded" if outcome.slices_changed else "unchanged", outcome, journal)
     place = attempt.place
     session.execute(
-        "update ops.connection set last_success_at = now() where connection_id = %s", (place.connection_id,)
-    )
-    session.execute(
         """
         update ops.slice set error_kind = null, failed_attempts = 0, last_attempt_at = now()
         where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
             and usage_date between %(first)s and %(last)s and error_kind is not null
         """,
         _arguments(place, attempt.window),
+    )
+    # Always in this order, slices, connection, problems, so that two that write of one place never wait for each other.
+    session.execute(
+        "update ops.connection set last_success_at = now() where connection_id = %s", (place.connection_id,)
     )
     events.record_notes(session, place, journal.notes, attempt.run_id)
     events.close_story(session, place, attempt.run_id)
@@ -456,9 +457,6 @@ def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal:
 def end_in_failure(session: Session, attempt: Attempt, error: UsageError, journal: Journal) -> None:
     """Record how an attempt ended, and nothing about its days: parts of the window will tell about them."""
     _finish(session, attempt, "failed", Outcome(), journal, error)
-    session.execute(
-        "update ops.connection set last_attempt_at = now() where connection_id = %s", (attempt.place.connection_id,)
-    )
 
 
 def fail_slices(session: Session, place: Place, window: Window, error: UsageError, run_id: str) -> None:
@@ -474,6 +472,9 @@ def fail_slices(session: Session, place: Place, window: Window, error: UsageErro
             and usage_date between %(first)s and %(last)s
         """,
         _arguments(place, window) | {"state": state, "error_kind": error.kind},
+    )
+    session.execute(
+        "update ops.connection set last_attempt_at = now() where connection_id = %s", (place.connection_id,)
     )
     events.record_error(session, place, error, run_id)
 
