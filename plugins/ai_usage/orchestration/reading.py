@@ -16,7 +16,7 @@ from ai_usage.core.slices import Window, windows_covering
 from ai_usage.orchestration.clients import open_connection
 from ai_usage.orchestration.history import history_of
 from ai_usage.orchestration.work import UNKNOWN_SCOPE, Part, Summary, Work, windows_of
-from ai_usage.warehouse import ledger
+from ai_usage.warehouse import events, ledger
 from ai_usage.warehouse.ledger import Outcome
 from ai_usage.warehouse.loader import load
 from ai_usage.warehouse.place import Place
@@ -62,6 +62,8 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
         reader = ScopeReader(provider, warehouse, connection, scope, run_id, summary)
         for stream in provider.streams:
             failures += reader.read(stream, windows_of(part, stream))
+    with warehouse.session(LOADER) as session:
+        ledger.judge_usage(session, provider, connection_id, run_id)
     if failures:
         # Whatever may pass by itself decides, so that it is tried again soon.
         raise min(failures, key=lambda failure: failure.is_permanent)
@@ -98,6 +100,7 @@ class ScopeReader:
             done = ledger.read_in_run(session, place, self.run_id)
         division = Division(_without(windows, done))
         nonsense: UsageError | None = None
+        is_whole = bool(windows)
         while window := division.take():
             log.info("%s: reading %s (%d more to come)", place.label, window, len(division))
             try:
@@ -115,6 +118,7 @@ class ScopeReader:
                 log.error("%s", failure)
                 if not isinstance(failure, WarehouseError):
                     self._fail(place, window, failure)
+                is_whole = False
                 yield failure
                 if failure.is_permanent and not failure.is_of_one_answer:
                     self._give_up(place, division.give_up(), failure)
@@ -126,6 +130,9 @@ class ScopeReader:
             for part in division.set_aside():
                 self._fail(place, part, nonsense)
             yield nonsense
+        elif is_whole:
+            with self.warehouse.session(LOADER) as session:
+                events.close_drift(session, place, self.run_id)
 
     def _fail(self, place: Place, window: Window, error: UsageError) -> None:
         """Record what is known about the days of a window now."""

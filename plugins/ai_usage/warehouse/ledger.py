@@ -18,7 +18,7 @@ from psycopg.rows import class_row
 
 from ai_usage.core.contract import Check, Journal, Memory, Provider, Scope
 from ai_usage.core.division import DAYS_BEFORE_SUSPICION
-from ai_usage.core.errors import KINDS_OF_ONE_ANSWER, ConfigurationInvalid, NotEntitled, UsageError
+from ai_usage.core.errors import KINDS_OF_ONE_ANSWER, ConfigurationInvalid, NotEntitled, UsageError, WrongAccount
 from ai_usage.core.planner import Trouble
 from ai_usage.core.slices import SliceState, Window
 from ai_usage.warehouse import events
@@ -51,10 +51,10 @@ class Outcome:
 
 def register_scopes(session: Session, provider: Provider, connection_id: str, scopes: Sequence[Scope]) -> None:
     """
-    Keep the connection and its scopes.
+    Keep the connection and its scopes; that they could be asked for ends the story of a connection that could not be read.
 
-    Raises :class:`ConfigurationInvalid` when a scope that has history now belongs to another account: adding one account's
-    usage to another's would be silent and for ever.
+    Raises :class:`WrongAccount` when a scope that has history now belongs to another account: adding one account's usage
+    to another's would be silent and for ever.
     """
     _refuse_another_provider(session, provider, connection_id)
     account = next((scope for scope in scopes if scope.account_id), Scope())
@@ -71,6 +71,9 @@ def register_scopes(session: Session, provider: Provider, connection_id: str, sc
     )
     for scope in scopes:
         register_scope(session, connection_id, scope)
+    whole = Place(provider.name, connection_id, None, None)
+    events.close_problem(session, whole, "reading", None)
+    events.end_problems(session, whole, but=[scope.name for scope in scopes])
 
 
 def _refuse_another_provider(session: Session, provider: Provider, connection_id: str) -> None:
@@ -89,7 +92,7 @@ def register_scope(session: Session, connection_id: str, scope: Scope) -> None:
         "select account_id from ops.scope where connection_id = %s and scope = %s", (connection_id, scope.name)
     ).fetchone()
     if known and known[0] and scope.account_id and known[0] != scope.account_id:
-        raise ConfigurationInvalid(
+        raise WrongAccount(
             f"The credential belongs to account {scope.account_id}, but this connection's history to {known[0]}.",
             action=f"Restore a credential of {known[0]}, or add a new connection for {scope.account_id}.",
             connection_id=connection_id,
@@ -106,6 +109,93 @@ def register_scope(session: Session, connection_id: str, scope: Scope) -> None:
         """,
         (connection_id, scope.name, scope.account_id, scope.account_name, scope.region),
     )
+
+
+def note_sources(session: Session, provider: Provider, connection_ids: Sequence[str], next_run_at: datetime) -> None:
+    """
+    Keep which connections Airflow names as sources of a provider, and when it will be asked next.
+
+    One that is no longer named keeps its history; its problems are over, because nobody asks it any more.
+    """
+    session.execute(
+        "update ops.provider set planned_at = now(), next_run_at = %s where provider = %s", (next_run_at, provider.name)
+    )
+    named = list(connection_ids)
+    back = session.execute(
+        "select connection_id from ops.connection"
+        " where provider = %s and connection_id = any(%s) and disconnected_at is not null for update",
+        (provider.name, named),
+    ).fetchall()
+    session.execute(
+        "update ops.connection set listed_at = now(), disconnected_at = null"
+        " where provider = %s and connection_id = any(%s)",
+        (provider.name, named),
+    )
+    gone = session.execute(
+        "update ops.connection set disconnected_at = now()"
+        " where provider = %s and connection_id <> all(%s) and disconnected_at is null returning connection_id",
+        (provider.name, named),
+    ).fetchall()
+    for (connection_id,) in back:
+        place = Place(provider.name, connection_id, None, None)
+        events.record_event(session, place, "connected", "info", "Airflow names it as a source again.", None, None)
+    for (connection_id,) in gone:
+        place = Place(provider.name, connection_id, None, None)
+        events.end_problems(session, place)
+        events.record_event(session, place, "disconnected", "info", _DISCONNECTED, _IF_NOT_MEANT, None)
+
+
+_DISCONNECTED = "Airflow no longer names this connection as a source. Its history stays."
+_IF_NOT_MEANT = "Nothing, if that was meant; otherwise add it again under the same id, and what is missing is read."
+
+
+def judge_usage(session: Session, provider: Provider, connection_id: str, run_id: str) -> None:
+    """Tell of a connection that works and has never had usage, once all its days are read; end that story when it has."""
+    place = Place(provider.name, connection_id, None, None)
+    arguments = {"connection_id": connection_id, "streams": [one.name for one in provider.streams if one.is_usage]}
+    used = session.execute(
+        """
+        select 1 from ops.load
+        where connection_id = %(connection_id)s and stream = any(%(streams)s) and superseded_by is null
+            and record_count > 0
+        limit 1
+        """,
+        arguments,
+    ).fetchone()
+    if used:
+        events.close_problem(session, place, "usage", run_id)
+        return
+    row = session.execute(
+        """
+        with slices as (
+            select usage_date, state from ops.slice
+            where connection_id = %(connection_id)s and stream = any(%(streams)s)
+        ),
+        empty as (
+            select min(usage_date) as first, max(usage_date) as last, count(distinct usage_date) as days
+            from slices where state = 'confirmed_zero'
+        )
+        select first, last, days from empty
+        where days > 0 and not exists (
+            select from slices where usage_date >= first and state in ('missing', 'failed')
+        )
+        """,
+        arguments,
+    ).fetchone()
+    if row:
+        first, last, days = row
+        period = f"on the one settled day, {first}" if days == 1 else f"in the {days} days from {first} to {last}"
+        happened = f"Connected, and nothing was used {period}."
+        events.open_problem(
+            session, place, "usage", "no_usage", "warning", happened, f"{_IF_EMPTY} {provider.if_empty}", run_id
+        )
+
+
+_IF_EMPTY = (
+    "If there was usage, look in this order: the right organisation or account? May the credential read at that level? Do"
+    " start_date and the regions, resources or projects of the connection include it? Is the provider's reporting delay"
+    " over? Does the event log name a warning?"
+)
 
 
 def known_scopes(session: Session, connection_id: str) -> list[Scope]:
@@ -354,9 +444,6 @@ def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: J
     _finish(session, attempt, "loaded" if outcome.slices_changed else "unchanged", outcome, journal)
     place = attempt.place
     session.execute(
-        "update ops.connection set last_success_at = now() where connection_id = %s", (place.connection_id,)
-    )
-    session.execute(
         """
         update ops.slice set error_kind = null, failed_attempts = 0, last_attempt_at = now()
         where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
@@ -364,9 +451,12 @@ def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: J
         """,
         _arguments(place, attempt.window),
     )
+    # Always in this order, slices, connection, problems, so that two that write of one place never wait for each other.
+    session.execute(
+        "update ops.connection set last_success_at = now() where connection_id = %s", (place.connection_id,)
+    )
     events.record_notes(session, place, journal.notes, attempt.run_id)
-    for concerned in (place, Place(place.provider, place.connection_id, None, None)):
-        events.close_story(session, concerned, attempt.run_id)
+    events.close_story(session, place, attempt.run_id)
 
 
 def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal: Journal) -> None:
@@ -397,6 +487,9 @@ def fail_slices(session: Session, place: Place, window: Window, error: UsageErro
             and usage_date between %(first)s and %(last)s
         """,
         _arguments(place, window) | {"state": state, "error_kind": error.kind},
+    )
+    session.execute(
+        "update ops.connection set last_attempt_at = now() where connection_id = %s", (place.connection_id,)
     )
     events.record_error(session, place, error, run_id)
 

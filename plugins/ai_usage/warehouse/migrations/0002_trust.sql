@@ -64,6 +64,10 @@ alter table ops.event add column problem_id bigint;
 comment on column ops.event.problem_id is 'The story that the event opens, adds to or ends; NULL: it stands by itself.';
 create index event_problem_idx on ops.event (problem_id) where problem_id is not null;
 
+-- What has usage is few rows, in the order in which it is asked for: the newest day, and the sum of the last days.
+create index load_usage_idx on ops.load (connection_id, scope, usage_date) include (stream, record_count)
+where superseded_by is null and record_count > 0;
+
 create table ops.digest (
     digest_date date primary key,
     sent_at timestamptz not null default now()
