@@ -73,7 +73,7 @@ def _coverage(session: Session, day: date) -> tuple[int, int, dict[str, int]]:
         """,
         (day,),
     ).fetchall()
-    states = dict(rows)
+    states: dict[str, int] = dict(rows)
     covered = sum(states.pop(state, 0) for state in _COVERED)
     return covered, covered + sum(states.values()), states
 

@@ -61,16 +61,15 @@ def watch(warehouse: Warehouse) -> None:
             if (connection_id, scope) not in late:
                 whole = (connection_id, None) in late
                 resolution: events.Resolution = "disconnected" if has_ended else "replaced" if whole else "recovered"
-                events.close_problem(
-                    session, Place(provider, connection_id, None, scope), "lateness", None, resolution
-                )
+                events.close_problem(session, Place(provider, connection_id, None, scope), "lateness", None, resolution)
 
 
 def _grace() -> timedelta:
     text = os.environ.get(LATE_AFTER, "").strip() or str(_LATE_AFTER_HOURS)
     if not text.isdecimal() or not 1 <= int(text) <= 24 * 30:
         raise ConfigurationInvalid(
-            f"{LATE_AFTER} is {text[:20]!r}, which is no number of hours.", action="Set a number from 1 to 720, or none."
+            f"{LATE_AFTER} is {text[:20]!r}, which is no number of hours.",
+            action="Set a number from 1 to 720, or none.",
         )
     return timedelta(hours=int(text))
 
@@ -162,9 +161,7 @@ def _behind(session: Session, grace: timedelta) -> list[_Late]:
     ]
 
 
-def _of_scope(
-    provider: str, connection_id: str, scope: str, streams: Sequence[tuple[str, date, date | None]]
-) -> _Late:
+def _of_scope(provider: str, connection_id: str, scope: str, streams: Sequence[tuple[str, date, date | None]]) -> _Late:
     due = max(due for _, due, _ in streams)
     covered = [day for _, _, day in streams if day]
     known = f"The newest day that is covered is {min(covered)}" if covered else "No day of late is covered"

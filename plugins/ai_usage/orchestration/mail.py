@@ -93,12 +93,15 @@ class MailNotifier(SmtpNotifier):
         found = find_connection(self.smtp_conn_id)
         if found is None:
             raise ConfigurationInvalid(
-                "There is no such connection.", action="Add it; docs/notifications.md shows how.",
+                "There is no such connection.",
+                action="Add it; docs/notifications.md shows how.",
                 connection_id=self.smtp_conn_id,
             )
         sender, receivers = addresses_of(found)
         try:
-            refused = call_within(_DELIVERY_TIMEOUT, self._send, _mail(self._message, sender, receivers), sender, receivers)
+            refused = call_within(
+                _DELIVERY_TIMEOUT, self._send, _mail(self._message, sender, receivers), sender, receivers
+            )
         except DeadlineExceededError:
             raise self._not_delivered("The mail server did not answer in time.") from None
         except UsageError:
@@ -140,14 +143,16 @@ def addresses_of(found: Any) -> tuple[str, list[str]]:
     is_plain = bool(extra.get("disable_ssl")) and bool(extra.get("disable_tls"))
     if (is_plain or extra.get("ssl_context") == "none") and not is_loopback(found.host):
         raise _invalid(
-            found, "It would send mail without TLS, or without checking whose it is.",
+            found,
+            "It would send mail without TLS, or without checking whose it is.",
             "Leave out disable_ssl or disable_tls, and ssl_context.",
         )
     senders = _addresses(extra.get("from") or extra.get("from_email"))
     receivers = _addresses(extra.get("to"))
     if len(senders) != 1 or not receivers:
         raise _invalid(
-            found, "Its extra lacks a sender (from) or receivers (to), or they are no addresses.",
+            found,
+            "Its extra lacks a sender (from) or receivers (to), or they are no addresses.",
             'For example {"from": "ai-usage@example.com", "to": "oncall@example.com, finops@example.com"}.',
         )
     return senders[0], receivers
@@ -178,4 +183,6 @@ def _mail(message: Message, sender: str, receivers: list[str]) -> EmailMessage:
 
 
 def _invalid(found: Any, happened: str, action: str) -> ConfigurationInvalid:
-    return ConfigurationInvalid(happened, action=f"{action} docs/notifications.md shows how.", connection_id=found.conn_id)
+    return ConfigurationInvalid(
+        happened, action=f"{action} docs/notifications.md shows how.", connection_id=found.conn_id
+    )

@@ -201,7 +201,9 @@ def _message(group: Sequence[Story]) -> Message:
     if last.resolution == "disconnected":
         return _told(group, ended, "info", "closed, the connection was taken out: ", "")
     verb = "recovered: " if last.was_told else "came and went: "
-    return _told(group, ended, "good", verb, f"From {_moment(min(story.opened_at for story in ended))} to {_until(last)}")
+    return _told(
+        group, ended, "good", verb, f"From {_moment(min(story.opened_at for story in ended))} to {_until(last)}"
+    )
 
 
 def _told(group: Sequence[Story], shown: Sequence[Story], tone: Tone, verb: str, when: str) -> Message:

@@ -108,7 +108,8 @@ class WebhookNotifier(BaseNotifier):
         found = find_connection(self._connection_id)
         if found is None:
             raise ConfigurationInvalid(
-                "There is no such connection.", action="Add it; docs/notifications.md shows how.",
+                "There is no such connection.",
+                action="Add it; docs/notifications.md shows how.",
                 connection_id=self._connection_id,
             )
         receiver = receiver_of(found)
@@ -185,7 +186,9 @@ def _format_of(host: str) -> Format:
 
 
 def _invalid(found: Any, happened: str, action: str) -> ConfigurationInvalid:
-    return ConfigurationInvalid(happened, action=f"{action} docs/notifications.md shows how.", connection_id=found.conn_id)
+    return ConfigurationInvalid(
+        happened, action=f"{action} docs/notifications.md shows how.", connection_id=found.conn_id
+    )
 
 
 class _NoRedirect(HTTPRedirectHandler):

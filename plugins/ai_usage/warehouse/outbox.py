@@ -105,10 +105,10 @@ def untold(session: Session, channel: str) -> list[Story]:
             where not (problem.topic = 'notification' and problem.connection_id = %(channel)s)
                 and case
                     when problem.resolved_at is null then telling.opening_told_at is null
-                        and (problem.topic <> 'lateness' or problem.opened_at < now() - interval '30 minutes')
+                        and (problem.kind <> 'data_late' or problem.opened_at < now() - interval '30 minutes')
                     when telling.opening_told_at is not null
                         then telling.recovery_told_at is null and problem.resolution <> 'replaced'
-                    else problem.resolution = 'recovered' and problem.topic <> 'lateness'
+                    else problem.resolution = 'recovered' and problem.kind <> 'data_late'
                         and problem.resolved_at > now() - interval '1 day'
                 end
             order by problem.opened_at, problem.problem_id
