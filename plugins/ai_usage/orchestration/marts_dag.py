@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, get_current_context, task
 
-from ai_usage.orchestration.deadlines import deadline
+from ai_usage.orchestration.deadlines import WatchedDag, deadline
 from ai_usage.orchestration.retries import RetryByKind
 from ai_usage.orchestration.usage_dag import RAW_USAGE
 
@@ -21,7 +21,7 @@ _REPOSITORY = Path(__file__).resolve().parents[3]
 
 def marts_dag(*, doc: str | None) -> DAG:
     """Return the DAG ``usage_marts``."""
-    with DAG(
+    with WatchedDag(
         dag_id="usage_marts",
         schedule=[RAW_USAGE],
         start_date=datetime(2026, 1, 1),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Asset, Param, TriggerRule, get_current_context, task
 
-from ai_usage.orchestration.deadlines import deadline
+from ai_usage.orchestration.deadlines import WatchedDag, deadline
 from ai_usage.orchestration.retries import RetryByKind
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def usage_dag(provider_name: str, *, schedule: str, doc: str | None) -> DAG:
     :param schedule: cron expression in UTC; hourly for providers that report within the hour.
     :param doc: the page for the person on call, usually the DAG file's docstring.
     """
-    with DAG(
+    with WatchedDag(
         dag_id=f"{provider_name}_usage",
         schedule=schedule,
         start_date=datetime(2026, 1, 1),
