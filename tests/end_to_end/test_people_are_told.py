@@ -47,7 +47,8 @@ def receiver(connected: TestWarehouse, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.delenv("AIRFLOW_CONN_AI_USAGE_SMTP", raising=False)
     # One source, the well-known one: the others of the sandbox have oddities that are news as well.
     monkeypatch.setenv("AIRFLOW_VAR_AI_USAGE_CONNECTIONS", "{}")
-    with Receiver([answer(200)]) as running:
+    running = Receiver([answer(200)])
+    with running:
         connection = {"conn_type": "http", "password": f"{running.url}/hook"}
         monkeypatch.setenv("AIRFLOW_CONN_AI_USAGE_WEBHOOK", json.dumps(connection))
         yield running
@@ -102,9 +103,7 @@ def test_a_receiver_that_is_gone_changes_the_colour_of_no_run(
     ]
 
 
-def test_a_transform_that_is_given_up_is_told(
-    connected: TestWarehouse, receiver: Receiver
-) -> None:
+def test_a_transform_that_is_given_up_is_told(connected: TestWarehouse, receiver: Receiver) -> None:
     opening = (
         "insert into ops.problem (provider, connection_id, topic, kind, severity, message)"
         " values ('-', %s, 'transform', 'transform_failed', 'error', 'The marts were not brought up to date.')"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -64,14 +65,40 @@ def miss(alert: Any, dag_id: str, state: str) -> tuple[bool, str | None]:
     """Carry the callback out the way Airflow's executor does."""
     from airflow.sdk.execution_time.callback_supervisor import execute_callback
 
-    context = {"dag_run": {"dag_id": dag_id, "run_id": "scheduled__1", "state": state}, "deadline": {"id": "1"}}
-    return execute_callback(
+    context = {"dag_run": what_the_scheduler_knows(dag_id, state), "deadline": {"id": "1"}}
+    done: tuple[bool, str | None] = execute_callback(
         callback_path=callback_of(alert)["path"],
         callback_kwargs={"context": context},
         dag_rel_path=f"{dag_id}.py",
         bundle_path=str(REPOSITORY / "dags"),
         log=structlog.get_logger(),
     )
+    return done
+
+
+def what_the_scheduler_knows(dag_id: str, state: str) -> dict[str, Any]:
+    """Describe a run with the model that Airflow's scheduler describes it with."""
+    from airflow.api_fastapi.core_api.datamodels.dag_run import DAGRunResponse
+
+    nothing = {name: None for name, field in DAGRunResponse.model_fields.items() if "None" in str(field.annotation)}
+    now = datetime.now(UTC)
+    run = DAGRunResponse.model_validate(
+        nothing
+        | {
+            "dag_run_id": "scheduled__1",
+            "dag_id": dag_id,
+            "dag_display_name": dag_id,
+            "state": state,
+            "run_type": "scheduled",
+            "run_after": now,
+            "queued_at": now,
+            "triggered_by": "timetable",
+            "conf": {},
+            "dag_versions": [],
+        }
+    )
+    described: dict[str, Any] = run.model_dump(mode="json")
+    return described
 
 
 def problems(warehouse: TestWarehouse) -> list[tuple[Any, ...]]:

@@ -47,8 +47,16 @@ def covered(
     for days_ago, state in enumerate(reversed(states)):
         is_loaded = state in ("final", "provisional", "confirmed_zero")
         warehouse.query(
-            "insert into ops.slice (connection_id, usage_date, stream, scope, state, load_id) values (%s, %s, %s, %s, %s, %s)",
-            *(connection, last - timedelta(days=days_ago), stream, scope, state, a_load(warehouse) if is_loaded else None),
+            "insert into ops.slice (connection_id, usage_date, stream, scope, state, load_id)"
+            " values (%s, %s, %s, %s, %s, %s)",
+            *(
+                connection,
+                last - timedelta(days=days_ago),
+                stream,
+                scope,
+                state,
+                a_load(warehouse) if is_loaded else None,
+            ),
         )
 
 
@@ -80,7 +88,9 @@ def watch(warehouse: TestWarehouse) -> list[tuple[str, str | None]]:
 
 
 def ends(warehouse: TestWarehouse) -> list[tuple[str | None, str]]:
-    return warehouse.query("select scope, resolution from ops.problem where resolved_at is not null order by problem_id")
+    return warehouse.query(
+        "select scope, resolution from ops.problem where resolved_at is not null order by problem_id"
+    )
 
 
 def test_a_day_that_is_covered_is_not_late(warehouse: TestWarehouse) -> None:

@@ -47,7 +47,8 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    with Receiver([answer(200)]) as running:
+    running = Receiver([answer(200)])
+    with running:
         connection = {"conn_type": "http", "password": f"{running.url}/{SECRET}"}
         monkeypatch.setenv("AIRFLOW_CONN_AI_USAGE_WEBHOOK", json.dumps(connection))
         yield running
@@ -304,7 +305,9 @@ def test_each_channel_is_told_everything_whatever_happens_to_the_other(
 
     # The webhook is told that mail does not work, and not again of what it knows.
     assert tell(warehouse) == 1
-    assert receiver.titles() == ["AI usage: ai_usage_smtp: The mail server did not take the message (SMTPDataError 451)."]
+    assert receiver.titles() == [
+        "AI usage: ai_usage_smtp: The mail server did not take the message (SMTPDataError 451)."
+    ]
 
     mail_server.is_busy = False
     assert tell(warehouse) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ai_usage.orchestration import mail, webhook
 from ai_usage.orchestration.messages import LONGEST_LINE, MOST_LINES, Message, clean
 from ai_usage.orchestration.notifiers import MailNotifier, NotDelivered, WebhookNotifier, channels
 from ai_usage.orchestration.webhook import Receiver, receiver_of
-from tests.core.http_server import Server, answer, reset, self_signed
+from tests.core.http_server import Request, Server, answer, reset, self_signed
 from tests.support.mail_server import MailServer
 
 SECRET = "T0CANARY/B0CANARY/s3cr3tCanaryOfTheWebhook"
@@ -85,7 +86,10 @@ def strings(document: Any) -> Iterator[str]:
         ("\x1b[31mred\x1b[0m and \x1b]0;title\x07done", "red and done"),
         ("a\x00b\x07c\x9bd", "a b c d"),
         ("invoice\u202egnp.exe \u2066hidden\u2069 zero\u200bwidth", "invoicegnp.exe hidden zerowidth"),
-        ("see https://evil.example/x?y=z and HTTP://e.example", "see https[:]//evil.example/x?y=z and HTTP[:]//e.example"),
+        (
+            "see https://evil.example/x?y=z and HTTP://e.example",
+            "see https[:]//evil.example/x?y=z and HTTP[:]//e.example",
+        ),
         ("WWW.evil.example mailto:me@x javascript:alert(1)", "www[.]evil.example mailto[:]me@x javascript[:]alert(1)"),
         ("line\u2028and paragraph\u2029separators", "line and paragraph separators"),
         ("a lone \ud800 surrogate", "a lone surrogate"),
@@ -97,7 +101,9 @@ def test_a_text_from_anywhere_becomes_one_harmless_line(text: str, shown: str) -
 
 
 def test_texts_and_lists_are_bounded() -> None:
-    message = Message.of("x" * 10_000, "bad", [("n", "y" * 10_000_000)], [("many", [f"place {n}" for n in range(1000)])])
+    message = Message.of(
+        "x" * 10_000, "bad", [("n", "y" * 10_000_000)], [("many", [f"place {n}" for n in range(1000)])]
+    )
 
     assert len(message.title) <= 140
     assert len(message.facts[0][1]) == LONGEST_LINE
@@ -240,7 +246,11 @@ def test_a_redirect_is_not_followed(monkeypatch: pytest.MonkeyPatch, server: Ser
 
 def test_a_receiver_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     over = threading.Event()
-    server.steps = [lambda _connection, _request: bool(over.wait(20)) and None]
+
+    def say_nothing(_connection: socket.socket, _request: Request) -> None:
+        over.wait(20)
+
+    server.steps = [say_nothing]
     monkeypatch.setattr(webhook, "_ANSWER_TIMEOUT", 0.2)
     webhook_at(monkeypatch, f"{server.url}/x")
     began = time.monotonic()
@@ -277,7 +287,7 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch, 
 
 # ---------------------------------------------------------------- mail
 
-PLAIN = {"disable_ssl": True, "disable_tls": True}
+PLAIN: dict[str, Any] = {"disable_ssl": True, "disable_tls": True}
 
 
 def test_a_mail_has_both_forms_and_nothing_in_it_is_run_or_read_as_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +364,10 @@ def smtp(**fields: Any) -> Any:
 
 def test_a_mail_connection_says_who_writes_to_whom() -> None:
     assert mail.addresses_of(smtp()) == ("ai-usage@example.com", ["oncall@example.com"])
-    assert mail.addresses_of(smtp(extra={"to": "a@example.com; b@example.com"}))[1] == ["a@example.com", "b@example.com"]
+    assert mail.addresses_of(smtp(extra={"to": "a@example.com; b@example.com"}))[1] == [
+        "a@example.com",
+        "b@example.com",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class MailServer:
                     if self.is_busy:
                         say("451 try again later")
                     else:
-                        mail = cast(EmailMessage, email.message_from_bytes(content, policy=policy.default))
+                        mail = email.message_from_bytes(content, policy=policy.default)
                         self.mails.append((sender, receivers, mail))
                         say("250 taken")
                 case "QUIT":

@@ -33,6 +33,8 @@ class WatchedDag(DAG):
     end of a good run of a DAG that has one. There it has none.
     """
 
+    deadline: Any
+
     def test(self, *args: Any, **kwargs: Any) -> Any:
         """Run the DAG in this process."""
         watched, self.deadline = self.deadline, None
@@ -67,7 +69,7 @@ def run_is_overdue(context: Mapping[str, Any]) -> None:
     from ai_usage.warehouse.roles import LOADER
 
     run = context["dag_run"]
-    dag_id, run_id, state = str(run["dag_id"]), str(run["run_id"]), str(run["state"])
+    dag_id, run_id, state = str(run["dag_id"]), str(run["dag_run_id"]), str(run["state"])
     if state not in {"queued", "running"}:
         log.info("%s of %s has ended (%s).", run_id, dag_id, state)
         return
