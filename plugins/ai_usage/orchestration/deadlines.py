@@ -1,12 +1,14 @@
 """
 Runs that take too long: Airflow's deadline alerts, and what they call.
 
-Airflow's scheduler watches the deadline and has the callback run by an executor, as a task is; so it works while the run
-itself hangs, and needs no triggerer.
+Airflow's scheduler watches the deadline and has the callback run by the triggerer, so it works while the run itself hangs.
+(Airflow could have an executor run it instead. But in 3.3 what an executor runs this way may not read connections from
+Airflow's database, and the messages' receivers are connections.)
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG
-from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.callback import AsyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 log = logging.getLogger(__name__)
@@ -50,11 +52,11 @@ def deadline() -> DeadlineAlert:
         name=f"{_minutes()} minutes",
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=timedelta(minutes=_minutes()),
-        callback=SyncCallback(run_is_overdue),
+        callback=AsyncCallback(run_is_overdue),
     )
 
 
-def run_is_overdue(context: Mapping[str, Any]) -> None:
+async def run_is_overdue(context: Mapping[str, Any]) -> None:
     """
     Open the problem of a run that is still under way at its deadline, and tell people.
 
@@ -62,14 +64,18 @@ def run_is_overdue(context: Mapping[str, Any]) -> None:
 
     :param context: what Airflow's scheduler knows of the run.
     """
+    run = context["dag_run"]
+    # In a thread: the triggerer's own thread has other things to watch.
+    await asyncio.to_thread(_tell, str(run["dag_id"]), str(run["dag_run_id"]), str(run["state"]))
+
+
+def _tell(dag_id: str, run_id: str, state: str) -> None:
     from ai_usage.orchestration.notifications import tell_news
     from ai_usage.orchestration.warehouse_connection import open_warehouse
     from ai_usage.warehouse import events
     from ai_usage.warehouse.place import Place
     from ai_usage.warehouse.roles import LOADER
 
-    run = context["dag_run"]
-    dag_id, run_id, state = str(run["dag_id"]), str(run["dag_run_id"]), str(run["state"])
     if state not in {"queued", "running"}:
         log.info("%s of %s has ended (%s).", run_id, dag_id, state)
         return
