@@ -1,4 +1,8 @@
-"""The DAG of what is done once a day: clean, then check, then tell."""
+"""
+The DAG of what is done once a day: clean, check, tell.
+
+The three do not wait for each other: each is red by itself, and a red one keeps the others from nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, TriggerRule, get_current_context, task
+from airflow.sdk import DAG, get_current_context, task
 
+from ai_usage.orchestration.deadlines import WatchedDag, deadline
 from ai_usage.orchestration.retries import RetryByKind
 
 log = logging.getLogger(__name__)
@@ -23,12 +28,13 @@ def housekeeping_dag(*, schedule: str, doc: str | None) -> DAG:
 
     :param schedule: cron expression in UTC; once a day.
     """
-    with DAG(
+    with WatchedDag(
         dag_id="usage_housekeeping",
         schedule=schedule,
         start_date=datetime(2026, 1, 1),
         catchup=False,
         max_active_runs=1,
+        deadline=deadline(),
         tags=["housekeeping"],
         doc_md=doc,
         default_args={
@@ -38,7 +44,9 @@ def housekeeping_dag(*, schedule: str, doc: str | None) -> DAG:
             "retry_policy": RetryByKind(),
         },
     ) as dag:
-        _clean() >> _check()
+        _clean()
+        _check()
+        _tell()
     return dag
 
 
@@ -53,8 +61,15 @@ def _clean() -> str:
     return done
 
 
-# A warehouse that could not be cleaned is tested all the same.
-@task(task_id="check", trigger_rule=TriggerRule.ALL_DONE)
+def _tell_of_failure(context: Any) -> None:  # noqa: ARG001 - Airflow hands it over
+    """Tell people of a test that failed; what it found stands in the warehouse."""
+    from ai_usage.orchestration.notifications import tell_news
+    from ai_usage.orchestration.warehouse_connection import open_warehouse
+
+    tell_news(open_warehouse())
+
+
+@task(task_id="check", on_failure_callback=_tell_of_failure)
 def _check() -> str:
     """Run dbt's tests over all of history, and tell which sources have not answered lately."""
     from ai_usage.orchestration.housekeeping import check
@@ -69,3 +84,12 @@ def _check() -> str:
     )
     log.info("%s", found)
     return found
+
+
+@task(task_id="tell")
+def _tell() -> bool:
+    """Look for late data, tell people what is new, and send the digest of yesterday; return whether it was sent."""
+    from ai_usage.orchestration.notifications import tell_daily
+    from ai_usage.orchestration.warehouse_connection import open_warehouse
+
+    return tell_daily(open_warehouse())
