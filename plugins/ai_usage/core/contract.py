@@ -215,6 +215,8 @@ class Provider(ABC):
     """
     documentation: ClassVar[Mapping[str, str]]
     """Title → address of the provider's own pages."""
+    revoke: ClassVar[str]
+    """One sentence for whoever disconnects: what to take back at the provider."""
     reads: ClassVar[tuple[str, ...]]
     never_reads: ClassVar[tuple[str, ...]]
 

@@ -150,6 +150,7 @@ class Anthropic(HttpProvider):
         "Usage and cost analytics": "https://platform.claude.com/docs/en/manage-claude/usage-cost-analytics-api",
         "Admin API keys": "https://platform.claude.com/docs/en/manage-claude/admin-api-keys",
     }
+    revoke = "Delete the Admin key in the Claude Console: Settings, Admin keys."
     reads = (
         "tokens and web searches per day, workspace, API key, model, service tier, context window and geography",
         "billed cost per day, workspace and line item",

@@ -114,6 +114,10 @@ class AuthressProvider(Provider):
         "Which calls are billed": "https://authress.io/knowledge-base/docs/introduction/api-billing-caching",
         "API": "https://authress.io/app/#/api",
     }
+    revoke = (
+        "Delete the access key of the service client in Authress, and what lets this project read the place where "
+        "the audit events land."
+    )
     reads = (
         "audit events where they landed: permission checks by resource, permission and result, summed by their count",
         "where the connection asks for it, access changes and logins",

@@ -126,6 +126,10 @@ class AwsBedrock(Provider):
         "GetMetricData": "https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_GetMetricData.html",
         "ListMetrics": "https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_ListMetrics.html",
     }
+    revoke = (
+        "Delete the access key of the IAM user, then the user, or the role, and the policy that was made for "
+        "reading metrics."
+    )
     reads = (
         "daily sums of Bedrock's CloudWatch counters per model: calls, tokens, images, errors, throttles",
         "the names of the models that have such counters",

@@ -121,6 +121,7 @@ class FireworksProvider(HttpProvider):
         "Gauges of deployments": "https://docs.fireworks.ai/deployments/exporting-metrics",
         "Accounts": "https://docs.fireworks.ai/accounts/exporting-usage-and-costs",
     }
+    revoke = "Delete the API key in Fireworks' dashboard, and the service account if one was made for this."
     reads = (
         "daily prompt, cached prompt and completion tokens and seconds of audio of shared models",
         "daily accelerator seconds of dedicated deployments and training jobs, by kind of accelerator and placement",

@@ -127,6 +127,10 @@ class GoogleVertexAI(Provider):
         "Detailed usage cost": "https://cloud.google.com/billing/docs/how-to/export-data-bigquery-tables/detailed-usage",
         "Roles of BigQuery": "https://cloud.google.com/bigquery/docs/access-control",
     }
+    revoke = (
+        "Delete the service account (or its key) in Google Cloud, and its roles on the billing export's data set "
+        "and on the job project."
+    )
     reads = (
         "of the billing export, the rows of Vertex AI, the Gemini API and publishers' models: amounts, cost and credits per "
         "day, project, SKU and place",

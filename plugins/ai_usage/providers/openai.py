@@ -86,6 +86,7 @@ class OpenAIProvider(HttpProvider):
         "Admin keys": "https://platform.openai.com/docs/api-reference/admin-api-keys",
         "OpenAPI document": "https://github.com/openai/openai-openapi",
     }
+    revoke = "Delete the admin key at platform.openai.com: Organization settings, Admin keys."
     reads = (
         "daily requests and tokens per project, model, batch and service tier; with per_key and per_user, per API key and "
         "user id",

@@ -166,6 +166,7 @@ class OpenRouterProvider(HttpProvider):
         "Management keys": "https://openrouter.ai/docs/guides/overview/auth/management-api-keys",
         "Bring your own key": "https://openrouter.ai/docs/guides/overview/auth/byok",
     }
+    revoke = "Delete the management key in OpenRouter's settings: Management keys."
     reads = (
         "daily requests, tokens and charged dollars per model, endpoint, upstream provider and workspace",
         "the estimated upstream cost of requests made with your own provider keys, kept apart from what was charged",

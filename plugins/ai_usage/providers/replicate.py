@@ -98,6 +98,7 @@ class ReplicateProvider(HttpProvider):
         "Rate limits": "https://replicate.com/docs/topics/predictions/rate-limits",
         "Billing": "https://replicate.com/docs/topics/billing",
     }
+    revoke = "Disable or delete the API token at replicate.com/account/api-tokens."
     reads = (
         "of each prediction and training: id, model, version, deployment, source, status, and when it was created, started "
         "and completed",
