@@ -132,7 +132,7 @@ def _write_json(session: Session, query: sql.Composed, answers: TextIO) -> None:
 def _json_rows(session: Session, query: sql.Composed) -> Iterator[str]:
     with session.cursor(name="export") as cursor:
         cursor.itersize = _AT_ONCE
-        cursor.execute(sql.SQL("select to_jsonb(mart)::text from ({}) as mart").format(query))
+        cursor.execute(sql.SQL("select row_to_json(mart)::text from ({}) as mart").format(query))
         for (text,) in cursor:
             yield text
 

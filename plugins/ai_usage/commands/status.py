@@ -55,7 +55,7 @@ def _status(warehouse: Warehouse) -> list[Row]:
 
 
 def _rows(session: Session, statement: str) -> list[Row]:
-    wrapped = sql.SQL("select to_jsonb(found)::text from ({}) as found").format(sql.SQL(statement))
+    wrapped = sql.SQL("select row_to_json(found)::text from ({}) as found").format(sql.SQL(statement))
     rows = session.execute(wrapped).fetchall()
     return [json.loads(text) for (text,) in rows]
 

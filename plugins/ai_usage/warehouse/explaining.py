@@ -86,7 +86,7 @@ def explain(session: Session, question: Question) -> Row:
 
 def _rows(session: Session, statement: str, values: Any = ()) -> list[Row]:
     """Return rows as the database writes them in JSON, numbers exact."""
-    wrapped = sql.SQL("select to_jsonb(found)::text from ({}) as found").format(sql.SQL(statement))
+    wrapped = sql.SQL("select row_to_json(found)::text from ({}) as found").format(sql.SQL(statement))
     cursor = session.execute(wrapped, values)
     return [json.loads(text, parse_float=Decimal) for (text,) in cursor.fetchall()]
 
