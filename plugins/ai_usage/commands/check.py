@@ -9,7 +9,7 @@ from typing import TextIO
 from ai_usage.commands import BAD, GOOD
 from ai_usage.commands.output import print_json, printable
 from ai_usage.core.contract import Check, Provider
-from ai_usage.core.errors import UsageError
+from ai_usage.core.errors import UsageError, WarehouseError
 
 SUMMARY = "verify connections: credential, permissions, anything to read"
 DESCRIPTION = (
@@ -54,6 +54,8 @@ def _verify(provider: Provider, connection_id: str) -> list[Check]:
     warehouse = open_warehouse()
     try:
         return verify(provider, warehouse, connection_id)
+    except WarehouseError:
+        raise
     except UsageError as error:
         return [Check("connection", False, error.happened, error.action, error.kind)]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any, TextIO
@@ -34,6 +33,7 @@ _DAYS = ("usage_date", "usage_month", "month", "occurred_at", "restated_at", "op
 """The columns that --from and --to mean, by preference."""
 _AT_ONCE = 2000
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
+_NEEDS_QUOTES = re.compile(r'[",\r\n]')
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
@@ -101,13 +101,17 @@ def _query(table: str, columns: Sequence[str], first: date | None, last: date | 
 
 
 def _write_csv(session: Session, query: sql.Composed, answers: TextIO) -> None:
-    writer = csv.writer(answers, lineterminator="\n")
     with session.cursor(name="export") as cursor:
         cursor.itersize = _AT_ONCE
         cursor.execute(query)
-        writer.writerow([column.name for column in cursor.description or []])
+        answers.write(_line(column.name for column in cursor.description or []))
         for row in cursor:
-            writer.writerow([cell(value) for value in row])
+            answers.write(_line(cell(value) for value in row))
+
+
+def _line(cells: Iterable[str]) -> str:
+    """Return a line of CSV. (The library's writer leaves a lone carriage return bare, which ends a line for others.)"""
+    return ",".join('"' + one.replace('"', '""') + '"' if _NEEDS_QUOTES.search(one) else one for one in cells) + "\n"
 
 
 def cell(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import Any, TextIO
 
 from psycopg import sql
@@ -20,7 +21,7 @@ DESCRIPTION = (
 )
 EXAMPLES = """\
   ai-usage status
-  ai-usage status --json | jq '.[] | select(.status == "failing")'
+  ai-usage status --json | jq '.[] | select(.state == "failing")'
 """
 BAD_MEANS = "a source is failing"
 
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace, answers: TextIO) -> int:
         print_json(rows, answers)
     else:
         _print(rows, answers)
-    return BAD if any(row["status"] == "failing" for row in rows) else GOOD
+    return BAD if any(row["state"] == "failing" for row in rows) else GOOD
 
 
 def _status(warehouse: Warehouse) -> list[Row]:
@@ -65,12 +66,12 @@ select
     provider.provider,
     connection.connection_id,
     case
-        when connection.connection_id is null or connection.disconnected_at is not null then 'not connected'
+        when connection.connection_id is null or connection.disconnected_at is not null then 'not_connected'
         when problem.severity = 'error' then 'failing'
-        when problem.kind = 'not_entitled' then 'not entitled'
+        when problem.kind = 'not_entitled' then 'not_entitled'
         when problem.kind is not null then 'degraded'
         else 'connected'
-    end as status,
+    end as state,
     connection.last_success_at,
     (
         select max(slice.usage_date) from ops.slice as slice
@@ -91,9 +92,8 @@ order by provider.provider, connection.connection_id
 
 def _print(rows: list[Row], answers: TextIO) -> None:
     heads = [name for name in _SHOWN if rows and name in rows[0]]
-    answers.write(
-        table([name.replace("_", " ") for name in heads], [[row[name] for name in heads] for row in rows]) + "\n"
-    )
+    lines = [[_short(row[name]) for name in heads] for row in rows]
+    answers.write(table([name.replace("_", " ") for name in heads], lines) + "\n")
     for row in rows:
         if row.get("problem"):
             place = " · ".join(str(row[name]) for name in ("connection_id", "scope") if row.get(name))
@@ -102,11 +102,18 @@ def _print(rows: list[Row], answers: TextIO) -> None:
                 answers.write(f"  → {printable(row['action'])}\n")
 
 
+def _short(value: Any) -> Any:
+    """Return a moment to the minute, and everything else as it is."""
+    found = _MOMENT.match(value) if isinstance(value, str) else None
+    return f"{found[1]} {found[2]}" if found else value
+
+
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d")
 _SHOWN = (
     "provider",
     "connection_id",
     "scope",
-    "status",
+    "state",
     "since",
     "last_success_at",
     "next_expected_at",

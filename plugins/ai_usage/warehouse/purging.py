@@ -5,7 +5,7 @@ It goes in steps, each committed by itself, so that it can be killed anywhere an
 what is left is found again. The order keeps the marts right at every moment:
 
 1. The slices go, and with them, by a trigger of the table, their days are put on the list of what the marts must rebuild.
-2. Raw records go, a few hundred versions at a time, each with its row in the ledger; then attempts, checks and problems.
+2. Raw records go, a few hundred versions at a time, each with its row in the ledger; then attempts, checks and problems, and whatever else the ledger has of it.
 3. The marts are rebuilt, which is the caller's: whatever is on the list goes out of them.
 4. The connection itself goes, and one event ``purged`` stays, with the counts of the beginning.
 """
@@ -93,8 +93,23 @@ def delete_readings(warehouse: Warehouse, place: Place, tell: Callable[[str], No
         tell(f"{_delete(session, 'slice', connection_id):,} slices deleted")
         while deleted := _delete_versions(session, place.provider, connection_id):
             tell(f"{deleted:,} versions and their records deleted")
-        for table in ("extraction", "known_name", "connection_check", "problem"):
+        for table in _other_tables(session):
             tell(f"{_delete(session, table, connection_id):,} rows of ops.{table} deleted")
+
+
+def _other_tables(session: Session) -> list[str]:
+    """Return the tables of the ledger that have rows of a connection, apart from those whose turn is earlier or later."""
+    rows = session.execute(
+        """
+        select class.relname::text
+        from pg_class as class
+        inner join pg_attribute as attribute on attribute.attrelid = class.oid
+        where class.relnamespace = 'ops'::regnamespace and class.relkind = 'r' and attribute.attname = 'connection_id'
+            and class.relname not in ('slice', 'load', 'scope', 'connection', 'event', 'pending_rebuild')
+        order by class.relname
+        """
+    )
+    return [name for (name,) in rows.fetchall()]
 
 
 @contextmanager
