@@ -5,7 +5,8 @@ It goes in steps, each committed by itself, so that it can be killed anywhere an
 what is left is found again. The order keeps the marts right at every moment:
 
 1. The slices go, and with them, by a trigger of the table, their days are put on the list of what the marts must rebuild.
-2. Raw records go, a few hundred versions at a time, each with its row in the ledger; then attempts, checks and problems, and whatever else the ledger has of it.
+2. Raw records go, a few hundred versions at a time, each with its row in the ledger; then attempts, checks, problems, and
+   whatever else the ledger has of it.
 3. The marts are rebuilt, which is the caller's: whatever is on the list goes out of them.
 4. The connection itself goes, and one event ``purged`` stays, with the counts of the beginning.
 """
