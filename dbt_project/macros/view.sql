@@ -9,6 +9,9 @@
     {{ run_hooks(pre_hooks, inside_transaction=False) }}
     {{ run_hooks(pre_hooks, inside_transaction=True) }}
 
+    {% if config.get('contract').enforced %}
+        {{ get_assert_columns_equivalent(sql) }}
+    {% endif %}
     {% if existing is not none and not is_same_view(existing, sql) %}
         {% do adapter.drop_relation(existing) %}
     {% endif %}

@@ -103,6 +103,9 @@ $$;
 create trigger slice_deleted after delete on ops.slice
 referencing old table as old_slice for each statement execute function ops.enqueue_deleted_slices();
 
+-- It has other columns and indexes now. It is made of the ledger: the next build makes it again.
+drop table if exists intermediate.int_coverage_calendar;
+
 grant select on ops.provider, ops.stream, ops.lookback to ai_usage_loader;
 grant update (planned_at, next_run_at) on ops.provider to ai_usage_loader;
 grant select, insert, update on ops.problem to ai_usage_loader;
