@@ -29,7 +29,7 @@ places as (
         connections.provider,
         scopes.connection_id,
         scopes.scope,
-        coalesce(
+        least(
             connections.disconnected_at, case when scopes.last_seen_at < looks.looked_at then scopes.last_seen_at end
         ) as ended_at
     from scopes
