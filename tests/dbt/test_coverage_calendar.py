@@ -238,7 +238,7 @@ def test_the_calendar_says_why_and_whether_it_will_change(world: World) -> None:
     assert failed["age_hours"] is None
 
     never_planned = world.row("first", WEST, 1)
-    assert never_planned["reason"] == "No run has asked for this day yet."
+    assert never_planned["reason"] == "No reading of this day has reached the marts yet."
     assert (never_planned["is_loaded"], never_planned["is_expected_to_change"]) == (False, True)
 
     forgotten = world.row("third", EAST, FORGOTTEN[1])

@@ -20,7 +20,8 @@ select
     last_slice.account_id,
     last_slice.account_name,
     last_slice.region,
-    first_slice.usage_date as first_day,
+    -- What was loaded once is expected for good, should the ledger have lost sight of it.
+    least(first_slice.usage_date, first_load.usage_date) as first_day,
     -- A day that the ledger has is a day to answer for, however new it is.
     greatest(last_slice.usage_date, terms.newest_day) as last_day,
     terms.newest_day,
@@ -56,6 +57,19 @@ cross join
         order by slices.usage_date desc
         limit 1
     ) as last_slice
+left join
+    lateral (
+        select loads.usage_date
+        from {{ ref('stg_ops__loads') }} as loads
+        where
+            loads.connection_id = places.connection_id
+            and loads.stream = places.stream
+            and loads.scope = places.scope
+            and loads.superseded_by is null
+        order by loads.usage_date
+        limit 1
+    ) as first_load
+    on true
 left join terms
     on
         places.provider = terms.provider

@@ -190,8 +190,8 @@ select
         when coverage = 'outside_retention' then 'Never loaded, and the provider can no longer tell.'
         when coverage = 'not_entitled' then coalesce(error_message, 'The plan of the account does not include it.')
         when coverage = 'failed' then coalesce(error_message, 'The last attempt to read it failed.')
-        when not is_in_ledger and is_within_reach then 'No run has asked for this day yet.'
-        when not is_in_ledger then 'No run has asked for this day, and its source is not read any more.'
+        when not is_in_ledger and is_within_reach then 'No reading of this day has reached the marts yet.'
+        when not is_in_ledger then 'No run has read this day, and its source is not read any more.'
         else coalesce(error_message, 'Expected, and no attempt to read it has ended yet.')
     end as reason,
     extracted_at,

@@ -43,9 +43,7 @@ def ensure_roles(admin: psycopg.Connection[tuple[object, ...]], passwords: RoleP
         admin.execute(
             sql.SQL("alter role {} login noinherit password {}").format(sql.Identifier(role), sql.Literal(password))
         )
-    admin.execute(
-        sql.SQL("grant {}, {}, {} to {}").format(*map(sql.Identifier, (LOADER, TRANSFORMER, JANITOR, LOGIN)))
-    )
+    admin.execute(sql.SQL("grant {}, {}, {} to {}").format(*map(sql.Identifier, (LOADER, TRANSFORMER, JANITOR, LOGIN))))
 
 
 def ensure_database_settings(admin: psycopg.Connection[tuple[object, ...]]) -> None:

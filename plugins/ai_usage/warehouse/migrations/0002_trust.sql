@@ -90,6 +90,7 @@ comment on table ops.table_figures is 'Size and dead rows of each table of the w
 
 alter table ops.load add column pruned_at timestamptz;
 comment on column ops.load.pruned_at is 'When the raw records of this superseded version were deleted; the row stays.';
+create index load_place_idx on ops.load (connection_id, stream, scope, usage_date) where superseded_by is null;
 create index load_prunable_idx on ops.load (superseded_at) where superseded_by is not null and pruned_at is null;
 
 -- A slice that is deleted is a change as well: the marts must not keep it.
