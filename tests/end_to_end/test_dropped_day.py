@@ -237,7 +237,7 @@ def assert_is_part_of(told: Mapping[str, Any], true: Mapping[str, Any]) -> None:
 
 
 def test_the_month_of_every_lost_day_says_what_it_lacks(world: World) -> None:
-    for loss, account in [(loss, account) for loss in world.losses for account in sorted(loss.accounts)]:
+    for loss, account in [(one, account) for one in world.losses for account in sorted(one.accounts)]:
         month = loss.day.replace(day=1)
         where = f"provider = '{loss.provider}' and account_id = '{account}' and usage_month = '{month}'"
         rows = world.ask(
@@ -277,7 +277,7 @@ def test_once_the_days_are_read_again_every_number_is_the_truth_and_every_month_
 
     assert (
         world.ask(
-            "select connection_id, stream, scope, usage_date, coverage, reason from marts.coverage_calendar where not is_loaded"
+            "select connection_id, stream, scope, usage_date, reason from marts.coverage_calendar where not is_loaded"
         )
         == []
     )
