@@ -362,11 +362,26 @@ def test_a_month_of_one_provider_is_found_without_reading_all_of_history(world: 
         assert places * 30 <= month <= places * 30 * 2 + 10 * (places + 10)
         assert rows_read(world, "select * from marts.usage_monthly where usage_month = %s", month_of(first)) < 1000
         assert rows_read(world, "select * from marts.source_freshness") < 1000
+        # What a build does for the months that changed, as it was built last.
+        (compiled,) = (world.dbt.scratch / "target/compiled").rglob("int_coverage_monthly.sql")
+        assert 0 < rows_read(world, compiled.read_text()) < 1000
     finally:
         query("delete from intermediate.int_coverage_calendar where connection_id = 'long'")
         query(
             "delete from ops.scope where connection_id = 'long'; delete from ops.connection where connection_id = 'long'"
         )
+
+
+def test_somebody_in_the_middle_of_a_query_does_not_hold_up_a_build_nor_later_readers(world: World) -> None:
+    views = ("coverage_calendar", "usage_monthly", "source_freshness")
+    with world.dbt.warehouse.as_reader() as reader:
+        for view in views:
+            reader.execute(f"select count(*) from marts.{view}".encode())
+
+        outcome = world.dbt.run("run", "--select", *views, PGOPTIONS="-c lock_timeout=2s")
+
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.statuses == dict.fromkeys(views, "success")
 
 
 def rows_read(world: World, statement: str, *values: object) -> int:
