@@ -6,6 +6,7 @@ dbt takes seconds to start, so the story is lived once (the fixture) and each te
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.dbt.conftest import Dbt
+from ai_usage.orchestration.transform import transform
+from tests.dbt.conftest import PROJECT, Dbt
+from tests.dbt.settlement_oracle import at_share, expected_curve, expected_lookback, expected_settle_hours
 from tests.dbt.versions import CONNECTION, Meters, Versions, cost, tokens
 
 UP, DOWN, TO_ZERO, VANISHED, CAME, TWICE, CURRENCY, QUIET, REREAD = (date(2026, 5, n) for n in range(1, 10))
@@ -46,7 +49,6 @@ COLUMNS = (
     "new_extracted_at",
     "restated_at",
 )
-DERIVED = ("staging.stg_ops__slices", "intermediate.%", "marts.%")
 
 
 @dataclass
@@ -60,8 +62,18 @@ class Story:
     totals: dict[str, set[str]] = field(default_factory=dict)
     """Chapter → every row of ``int_slice_totals``, with its place on disk."""
 
+    curve: list[tuple[Any, ...]] = field(default_factory=list)
+    recommendations: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Stream → its row, without provider and stream."""
+    lookback: list[tuple[Any, ...]] = field(default_factory=list)
+
     def chapter(self, name: str, *arguments: str) -> None:
+        """Build, and note what is there afterwards."""
         self.dbt.transform("--exclude-resource-type", "unit_test", *arguments)
+        self.note(name)
+
+    def note(self, name: str) -> None:
+        """Note what is there."""
         query = self.dbt.warehouse.query
         rows = query(f"select {', '.join(COLUMNS)} from marts.restatements order by new_load_id, meter, currency")
         self.restatements[name] = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
@@ -72,6 +84,16 @@ class Story:
             table: [row[0] for row in query(f"select t::text from {table} as t order by t::text")]
             for table in self.tables()
         }
+
+    def settle(self) -> None:
+        """Note what is told of settlement."""
+        query = self.dbt.warehouse.query
+        self.curve = query(
+            "select stream, meter, hours_after_day_end, observed_slice_days, median_share, p95_share"
+            " from marts.settlement_curve where provider = 'openai'"
+        )
+        rows = query("select * from marts.settlement_recommendations where provider = 'openai'")
+        self.recommendations = {row[1]: row[2:] for row in rows}
 
     def tables(self) -> list[str]:
         """Return the tables and views that dbt makes, without the list of what to build."""
@@ -113,8 +135,24 @@ def _change(versions: Versions) -> None:
     versions.read("embeddings", TWICE, [tokens(7, 700)], SETTLED + 3)
     versions.read("costs", CURRENCY, [cost("2.5"), cost("1", "eur")], 2)
     versions.read("costs", CURRENCY, [cost("3", "eur")], SETTLED)
+    _settle(versions)
     for day in WEEK:
         versions.read("embeddings", day, [tokens(10, 2_000), tokens(1, 2**70, "other")], SETTLED + 24 * day.day)
+
+
+def _settle(versions: Versions) -> None:
+    """Let days grow, shrink and stand still until they settle, most of them watched from their end on."""
+    chance = random.Random(7)
+    for number in range(24):
+        day = date(2026, 3, 1) + timedelta(days=number)
+        first = chance.choice([-3, 0.5, 5, 20]) if number < 20 else 30
+        hours = sorted({first, *(chance.choice([1, 6, 11.5, 47, 71, 100, 130]) for _ in range(3))})
+        for hour in (at for at in hours if at >= first):
+            versions.read("moderations", day, [tokens(chance.randrange(1, 9), chance.randrange(1, 5_000))], hour)
+        versions.read("moderations", day, versions.last["moderations", day], 140)
+    # Too long ago to say much about today.
+    versions.read("moderations", date(2025, 12, 1), [tokens(1, 1)], 1)
+    versions.read("moderations", date(2025, 12, 1), [tokens(9, 9)], 2_000)
 
 
 def _lose(story: Story) -> None:
@@ -127,13 +165,10 @@ def _lose(story: Story) -> None:
             f" where pruned.load_id = openai_{stream}.load_id",
             UP,
         )
-    for name, kind in query(
-        "select n.nspname || '.' || c.relname, c.relkind::text from pg_class c"
-        " join pg_namespace n on n.oid = c.relnamespace"
-        " where n.nspname in ('staging', 'intermediate', 'marts') and c.relkind = 'r'"
-        " and c.relname <> 'int_slice_totals'"
+    for (name,) in query(
+        "select schemaname || '.' || tablename from pg_tables"
+        " where schemaname in ('staging', 'intermediate', 'marts') and tablename <> 'int_slice_totals'"
     ):
-        assert kind == "r"
         query(f"truncate {name}")
 
 
@@ -144,13 +179,18 @@ def story(module_dbt: Dbt) -> Story:
     lived.chapter("fresh")
     _change(lived.versions)
     lived.chapter("changed")
+    lived.settle()
     _lose(lived)
-    lived.chapter("rebuilt", "--full-refresh")
+    project, target = PROJECT, module_dbt.scratch / "target"
+    transform(module_dbt.warehouse.warehouse, "run", project=project, target=target, full_refresh=True)
+    lived.note("rebuilt")
+    lived.lookback = module_dbt.warehouse.query(
+        "select provider, stream, recommended_days, observed_days from ops.lookback"
+    )
     # As if the rules of an earlier release had made something else of the same records.
     module_dbt.warehouse.query(
         "update intermediate.int_slice_totals set quantity = 5 where usage_date = %s and meter = 'requests'", QUIET
     )
-    module_dbt.warehouse.query(f"select 1 from marts.restatements where connection_id = '{CONNECTION}'")
     lived.chapter("new rules", "--full-refresh")
     module_dbt.warehouse.query("drop table intermediate.int_slice_totals cascade")
     lived.chapter("all lost", "--full-refresh")
@@ -205,17 +245,14 @@ def test_money_is_told_by_currency_and_to_the_last_digit(story: Story) -> None:
 def test_versions_that_no_build_had_seen_are_told_one_by_one(story: Story) -> None:
     told = [(row["meter"], row["old_value"], row["new_value"], row["was_published"]) for row in story.of(TWICE)]
 
-    assert (
-        told
-        == [
-            ("requests", 11, 11, True),
-            ("uncached_input_tokens", 2**70 + 1_000, 1_100, True),
-            ("requests", 11, None, False),
-            ("uncached_input_tokens", 1_100, None, False),
-            ("requests", None, 7, False),
-            ("uncached_input_tokens", None, 700, False),
-        ][1:]
-    )
+    assert told == [
+        # The first change left the number of requests as it was.
+        ("uncached_input_tokens", 2**70 + 1_000, 1_100, True),
+        ("requests", 11, None, False),
+        ("uncached_input_tokens", 1_100, None, False),
+        ("requests", None, 7, False),
+        ("uncached_input_tokens", None, 700, False),
+    ]
 
 
 def test_a_restated_week_is_told_day_by_day_with_the_time_of_both_readings(story: Story) -> None:
@@ -319,13 +356,34 @@ def test_readers_may_read_what_is_told(story: Story) -> None:
             assert session.execute(f"select count(*) from marts.{mart}".encode()).fetchone() != (0,)
 
 
-def test_the_settled_days_of_the_week_took_as_long_as_their_last_change(story: Story) -> None:
-    slow = story.dbt.warehouse.query(
-        "select usage_date, settle_hours from intermediate.int_slice_settlement"
-        " where usage_date between %s and %s and meter = 'requests' order by 1",
-        WEEK[0],
-        WEEK[-1],
-    )
+def test_the_settlement_curve_is_that_of_the_versions(story: Story) -> None:
+    told = {(stream, meter, hours): (slices, median, p95) for stream, meter, hours, slices, median, p95 in story.curve}
+    expected = expected_curve(story.versions.told)
 
-    assert slow == [(day, SETTLED + 24 * n) for n, day in enumerate(WEEK, start=1)]
-    assert timedelta(hours=SETTLED) > timedelta(days=3)
+    assert told == expected
+    assert len({share for _, share, _ in expected.values()} - {0, 1}) > 3, "the story tells nothing of growing days"
+
+
+def test_the_recommended_look_back_follows_from_days_that_were_watched(story: Story) -> None:
+    hours = expected_settle_hours(story.versions.told)
+    watched = hours["moderations"]
+    lookback = expected_lookback(at_share(watched, 95), 3)
+
+    assert len(watched) == 20 < len([day for stream, day in story.versions.told if stream == "moderations"])
+    assert story.recommendations["moderations"] == (
+        20,
+        at_share(watched, 50),
+        at_share(watched, 95),
+        72,
+        7,
+        lookback,
+        True,
+    )
+    assert story.recommendations["costs"] == (1, 80, 80, 72, 7, None, False), "one day is no evidence"
+    assert story.recommendations["embeddings"] == (0, None, None, 72, 7, None, False), "nobody saw these days settle"
+
+
+def test_a_transform_keeps_the_recommendations_for_the_planner(story: Story) -> None:
+    ((_, _, _, _, _, days, _),) = [row for row in story.recommendations.values() if row[-1]]
+
+    assert story.lookback == [("openai", "moderations", days, 20)]

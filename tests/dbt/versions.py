@@ -59,6 +59,9 @@ class Versions:
     told: dict[Slice, list[tuple[datetime, Meters]]] = field(default_factory=dict)
     """Slice → when each version was read and what it comes to, oldest first."""
 
+    last: dict[Slice, list[dict[str, Any]]] = field(default_factory=dict)
+    """Slice → the records of its last reading."""
+
     def __post_init__(self) -> None:
         with self.warehouse.warehouse.session(LOADER) as session:
             ledger.register_scopes(session, PROVIDER, CONNECTION, [Scope(account_id="org-1")])
@@ -76,5 +79,6 @@ class Versions:
         )
         answer = [Record(day, record) for record in records]
         outcome = loader.load(self.warehouse.warehouse, attempt, PROVIDER.stream(stream), answer, Journal())
+        self.last[stream, day] = records
         if outcome.slices_changed:
             self.told.setdefault((stream, day), []).append((at, comes_to(records)))

@@ -105,11 +105,14 @@ shares as (
             when known.load_id is null then null
             when meters.final_value = coalesce(totals.quantity, 0) then 1
             when meters.final_value = 0 then 0
+            -- Equal shares look equal, so that it does not matter which of them stands for all.
             else
-                greatest(
-                    0,
-                    round(
-                        1 - abs(meters.final_value - coalesce(totals.quantity, 0)) / abs(meters.final_value), 6
+                trim_scale(
+                    greatest(
+                        0,
+                        round(
+                            1 - abs(meters.final_value - coalesce(totals.quantity, 0)) / abs(meters.final_value), 6
+                        )
                     )
                 )
         end as known_share

@@ -155,6 +155,7 @@ class Anthropic(HttpProvider):
         "Make the Admin API key in the organisation whose workspaces call the API; Claude apps and other "
         "clouds have reports of their own."
     )
+    revoke = "Delete the Admin key in the Claude Console: Settings, Admin keys."
     reads = (
         "tokens and web searches per day, workspace, API key, model, service tier, context window and geography",
         "billed cost per day, workspace and line item",

@@ -116,6 +116,10 @@ class AuthressProvider(Provider):
         "API": "https://authress.io/app/#/api",
     }
     if_empty = "See that the audit stream is delivered to the bucket and folder that the connection names."
+    revoke = (
+        "Delete the access key of the service client in Authress, and what lets this project read the place where "
+        "the audit events land."
+    )
     reads = (
         "audit events where they landed: permission checks by resource, permission and result, summed by their count",
         "where the connection asks for it, access changes and logins",

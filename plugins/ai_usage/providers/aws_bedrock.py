@@ -130,6 +130,10 @@ class AwsBedrock(Provider):
         "Read the region that Bedrock is called in, with a connection for each AWS account: usage elsewhere "
         "does not show here."
     )
+    revoke = (
+        "Delete the access key of the IAM user, then the user, or the role, and the policy that was made for "
+        "reading metrics."
+    )
     reads = (
         "daily sums of Bedrock's CloudWatch counters per model: calls, tokens, images, errors, throttles",
         "the names of the models that have such counters",

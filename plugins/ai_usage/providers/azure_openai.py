@@ -119,6 +119,10 @@ class AzureOpenAI(Provider):
         "Check subscription and resource before connecting anew: the role must cover the resource whose "
         "endpoint is called."
     )
+    revoke = (
+        "Delete the app registration (or its client secret) in Microsoft Entra ID, and its role assignment "
+        "Monitoring Reader."
+    )
     reads = (
         "daily sums of Azure Monitor's metrics per deployment, model, version and region: tokens, requests by status, "
         "images",

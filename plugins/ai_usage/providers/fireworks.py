@@ -125,6 +125,7 @@ class FireworksProvider(HttpProvider):
         "Name the account whose models are called in the connection's accounts; usage of another account "
         "shows as nothing."
     )
+    revoke = "Delete the API key in Fireworks' dashboard, and the service account if one was made for this."
     reads = (
         "daily prompt, cached prompt and completion tokens and seconds of audio of shared models",
         "daily accelerator seconds of dedicated deployments and training jobs, by kind of accelerator and placement",

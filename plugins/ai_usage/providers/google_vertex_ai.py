@@ -131,6 +131,10 @@ class GoogleVertexAI(Provider):
         "See in Google Cloud (Billing, Billing export) that the export is on and is that of the billing "
         "account that pays for Vertex AI."
     )
+    revoke = (
+        "Delete the service account (or its key) in Google Cloud, and its roles on the billing export's data set "
+        "and on the job project."
+    )
     reads = (
         "of the billing export, the rows of Vertex AI, the Gemini API and publishers' models: amounts, cost and credits per "
         "day, project, SKU and place",

@@ -91,6 +91,7 @@ class OpenAIProvider(HttpProvider):
         "Usage is told only to a key of the organization that owns it: make the admin key there. What was "
         "used in the last hours may still be on its way."
     )
+    revoke = "Delete the admin key at platform.openai.com: Organization settings, Admin keys."
     reads = (
         "daily requests and tokens per project, model, batch and service tier; with per_key and per_user, per API key and "
         "user id",

@@ -171,6 +171,7 @@ class OpenRouterProvider(HttpProvider):
         "Make the management key in the account or organization whose keys are used; activity of a day is "
         "told after it has ended."
     )
+    revoke = "Delete the management key in OpenRouter's settings: Management keys."
     reads = (
         "daily requests, tokens and charged dollars per model, endpoint, upstream provider and workspace",
         "the estimated upstream cost of requests made with your own provider keys, kept apart from what was charged",

@@ -100,6 +100,7 @@ class ReplicateProvider(HttpProvider):
         "Billing": "https://replicate.com/docs/topics/billing",
     }
     if_empty = "Use the token of the organization and not your own: each sees only its own runs."
+    revoke = "Disable or delete the API token at replicate.com/account/api-tokens."
     reads = (
         "of each prediction and training: id, model, version, deployment, source, status, and when it was created, started "
         "and completed",
