@@ -61,7 +61,7 @@ CONNECTION_TYPE: dict[str, Any] = {
         },
         "lookback_days": {
             "label": "Look-back in days",
-            "description": "How many days back every run reads again, settled or not: a number, or \"recommended\". Without "
+            "description": 'How many days back every run reads again, settled or not: a number, or "recommended". Without '
             "it: what this version of the project says.",
             "schema": {"type": ["string", "null"]},
         },
