@@ -117,6 +117,29 @@ def test_status_shows_every_source_and_ends_well_while_all_is_well(filled: Fille
     assert all(name in text for name in shown)
 
 
+# ---------------------------------------------------------------- rebuild
+
+
+def test_a_rebuild_from_raw_gives_the_same_marts_names_the_one_that_was_not_and_asks_no_provider(
+    filled: Filled,
+) -> None:
+    from ai_usage.commands.rebuild import hashes
+
+    if filled.warehouse.query("select 1 from ops.pending_rebuild limit 1"):
+        assert say("sync", "authress_default").code == 0
+    built = hashes(filled.warehouse.warehouse)
+    filled.warehouse.query("update marts.usage_daily set requests = requests + 1 where provider = 'aws_bedrock'")
+    filled.sandbox.requests.reset()
+
+    said = say("rebuild", "--expect-identical", "--json")
+
+    assert said.code == 1
+    assert {one["mart"] for one in said.json["marts"]} >= {"usage_daily", "usage_daily_detail", "dim_model"}
+    assert [one["mart"] for one in said.json["marts"] if one["verdict"] != "identical"] == ["usage_daily"]
+    assert hashes(filled.warehouse.warehouse) == built
+    assert filled.sandbox.requests.to_json()["total"] == 0
+
+
 # ---------------------------------------------------------------- explain
 
 
@@ -328,25 +351,7 @@ def test_whoever_reads_the_first_lines_only_gets_them_without_a_complaint(filled
     assert "Traceback" not in said.stderr
 
 
-# ---------------------------------------------------------------- rebuild, disconnect, purge
-
-
-def test_a_rebuild_from_raw_gives_the_same_marts_names_the_one_that_was_not_and_asks_no_provider(
-    filled: Filled,
-) -> None:
-    from ai_usage.commands.rebuild import hashes
-
-    built = hashes(filled.warehouse.warehouse)
-    filled.warehouse.query("update marts.usage_daily set requests = requests + 1 where provider = 'aws_bedrock'")
-    filled.sandbox.requests.reset()
-
-    said = say("rebuild", "--expect-identical", "--json")
-
-    assert said.code == 1
-    assert {one["mart"] for one in said.json["marts"]} >= {"usage_daily", "usage_daily_detail", "dim_model"}
-    assert [one["mart"] for one in said.json["marts"] if one["verdict"] != "identical"] == ["usage_daily"]
-    assert hashes(filled.warehouse.warehouse) == built
-    assert filled.sandbox.requests.to_json()["total"] == 0
+# ---------------------------------------------------------------- disconnect and purge
 
 
 def keep_in_airflow(connection_id: str, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
