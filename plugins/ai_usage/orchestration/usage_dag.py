@@ -8,7 +8,7 @@ when they run, so that parsing a DAG file costs no more than Airflow itself.
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Asset, Param, TriggerRule, get_current_context, task
@@ -67,22 +67,26 @@ def usage_dag(provider_name: str, *, schedule: str, doc: str | None) -> DAG:
             "retry_policy": RetryByKind(),
         },
     ) as dag:
-        planned = _plan(provider_name)
+        planned = _plan(provider_name, schedule)
         loaded = _extract_load.partial(provider_name=provider_name).expand(work=planned)
         loaded >> [_publish(provider_name), _verdict()]
     return dag
 
 
 @task.short_circuit(task_id="plan")
-def _plan(provider_name: str) -> list[Work]:
+def _plan(provider_name: str, schedule: str) -> list[Work]:
     """Ask the ledger what is missing. A provider without a connection costs this one task and nothing more."""
     from ai_usage import providers
-    from ai_usage.orchestration.sources import discover
+    from ai_usage.orchestration.sources import discover, next_run
     from ai_usage.orchestration.sync import plan
     from ai_usage.orchestration.warehouse_connection import open_warehouse
+    from ai_usage.warehouse import ledger
+    from ai_usage.warehouse.roles import LOADER
 
-    provider = providers.load(provider_name)
+    provider, warehouse = providers.load(provider_name), open_warehouse()
     connection_ids = discover(provider)
+    with warehouse.session(LOADER) as session:
+        ledger.note_sources(session, provider, connection_ids, next_run(schedule, datetime.now(UTC)))
     if not connection_ids:
         log.info(
             "%s is not connected: there is no connection %s_default, and none is listed in the Variable"
@@ -91,7 +95,7 @@ def _plan(provider_name: str) -> list[Work]:
             provider_name,
         )
         return []
-    work = plan(provider, open_warehouse(), connection_ids, _request())
+    work = plan(provider, warehouse, connection_ids, _request())
     for piece in work:
         log.info("%s: %s", piece["label"], piece["parts"])
     if not work:
@@ -162,5 +166,11 @@ def _run_id(context: Any) -> str:
 
 
 def _request() -> Request:
-    params: Any = get_current_context()["params"]
-    return {"first": params["from"], "last": params["to"], "connections": params["connections"]}
+    context: Any = get_current_context()
+    params = context["params"]
+    return {
+        "first": params["from"],
+        "last": params["to"],
+        "connections": params["connections"],
+        "by_hand": context["dag_run"].run_type == "manual",
+    }

@@ -64,6 +64,10 @@ alter table ops.event add column problem_id bigint;
 comment on column ops.event.problem_id is 'The story that the event opens, adds to or ends; NULL: it stands by itself.';
 create index event_problem_idx on ops.event (problem_id) where problem_id is not null;
 
+-- What has usage is few rows, in the order in which it is asked for: the newest day, and the sum of the last days.
+create index load_usage_idx on ops.load (connection_id, scope, usage_date) include (stream, record_count)
+where superseded_by is null and record_count > 0;
+
 create table ops.digest (
     digest_date date primary key,
     sent_at timestamptz not null default now()
@@ -97,6 +101,9 @@ comment on table ops.table_figures is 'Size and dead rows of each table of the w
 alter table ops.load add column pruned_at timestamptz;
 comment on column ops.load.pruned_at is 'When the raw records of this superseded version were deleted; the row stays.';
 create index load_prunable_idx on ops.load (superseded_at) where superseded_by is not null and pruned_at is null;
+
+-- A plan looks at one place at a time, and must not pay for the other places of its connection.
+create index slice_place_idx on ops.slice (connection_id, stream, scope, usage_date);
 
 -- A slice that is deleted is a change as well: the marts must not keep it.
 create function ops.enqueue_deleted_slices() returns trigger language plpgsql as $$
