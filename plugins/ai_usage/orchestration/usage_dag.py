@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Asset, Param, TriggerRule, get_current_context, task
 
+from ai_usage.orchestration.deadlines import WatchedDag, deadline
 from ai_usage.orchestration.retries import RetryByKind
 
 if TYPE_CHECKING:
@@ -49,13 +50,14 @@ def usage_dag(provider_name: str, *, schedule: str, doc: str | None) -> DAG:
     :param schedule: cron expression in UTC; hourly for providers that report within the hour.
     :param doc: the page for the person on call, usually the DAG file's docstring.
     """
-    with DAG(
+    with WatchedDag(
         dag_id=f"{provider_name}_usage",
         schedule=schedule,
         start_date=datetime(2026, 1, 1),
         catchup=False,
         max_active_runs=1,
         params=PARAMS,
+        deadline=deadline(),
         tags=["usage", provider_name],
         doc_md=doc,
         default_args={
@@ -69,7 +71,7 @@ def usage_dag(provider_name: str, *, schedule: str, doc: str | None) -> DAG:
     ) as dag:
         planned = _plan(provider_name, schedule)
         loaded = _extract_load.partial(provider_name=provider_name).expand(work=planned)
-        loaded >> [_publish(provider_name), _verdict()]
+        loaded >> [_publish(provider_name), _verdict(provider_name)]
     return dag
 
 
@@ -117,7 +119,7 @@ def _extract_load(provider_name: str, work: Work) -> Summary:
 
 @task(task_id="publish", trigger_rule=TriggerRule.ALL_DONE, outlets=[RAW_USAGE])
 def _publish(provider_name: str) -> None:
-    """Tell the transform that slices changed, with a summary; stay silent when none did."""
+    """Tell the transform that slices changed, with a summary; stay silent when none did and the marts exist."""
     from airflow.sdk.exceptions import AirflowSkipException
 
     from ai_usage.orchestration.warehouse_connection import open_warehouse
@@ -127,7 +129,9 @@ def _publish(provider_name: str) -> None:
     context: Any = get_current_context()
     with open_warehouse().session(LOADER) as session:
         pairs = ledger.pending_pairs(session)
-    if not pairs:
+        # A first connection that cannot be read changes no slice, and yet its status has to be seen.
+        is_first = not ledger.was_ever_built(session)
+    if not pairs and not is_first:
         raise AirflowSkipException("No slice changed: the marts are up to date.")
     summaries = _summaries(context)
     context["outlet_events"][RAW_USAGE].extra = {
@@ -141,15 +145,22 @@ def _publish(provider_name: str) -> None:
 
 # A failed source is told here once, however often its own task was tried; trying to tell it again helps nobody.
 @task(task_id="verdict", trigger_rule=TriggerRule.ALL_DONE)
-def _verdict() -> None:
-    """Fail the run when any source failed, so that red means something to do and green means nothing to do."""
+def _verdict(provider_name: str) -> None:
+    """
+    Fail the run when any source failed, so that red means something to do and green means nothing to do.
+
+    Before that, people are told what is new.
+    """
+    from ai_usage.orchestration.notifications import after_run
     from ai_usage.orchestration.sync import verdict
     from ai_usage.orchestration.warehouse_connection import open_warehouse
     from ai_usage.warehouse import ledger
     from ai_usage.warehouse.roles import LOADER
 
     context: Any = get_current_context()
-    with open_warehouse().session(LOADER) as session:
+    warehouse = open_warehouse()
+    after_run(warehouse, context["dag_run"].dag_id, provider_name)
+    with warehouse.session(LOADER) as session:
         problems = [text for _, _, text in ledger.run_problems(session, _run_id(context))]
     log.info("%s", verdict(context["ti"].xcom_pull(task_ids="plan"), _summaries(context), problems))
 

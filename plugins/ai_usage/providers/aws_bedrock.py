@@ -129,6 +129,7 @@ class AwsBedrock(Provider):
     if_empty = (
         "Read the region that Bedrock is called in, with a connection for each AWS account: usage elsewhere "
         "does not show here."
+    )
     revoke = (
         "Delete the access key of the IAM user, then the user, or the role, and the policy that was made for "
         "reading metrics."

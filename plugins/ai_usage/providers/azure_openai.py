@@ -118,6 +118,7 @@ class AzureOpenAI(Provider):
     if_empty = (
         "Check subscription and resource before connecting anew: the role must cover the resource whose "
         "endpoint is called."
+    )
     revoke = (
         "Delete the app registration (or its client secret) in Microsoft Entra ID, and its role assignment "
         "Monitoring Reader."

@@ -130,6 +130,7 @@ class GoogleVertexAI(Provider):
     if_empty = (
         "See in Google Cloud (Billing, Billing export) that the export is on and is that of the billing "
         "account that pays for Vertex AI."
+    )
     revoke = (
         "Delete the service account (or its key) in Google Cloud, and its roles on the billing export's data set "
         "and on the job project."

@@ -560,6 +560,11 @@ def pending_pairs(session: Session) -> int:
     return int(row[0])
 
 
+def was_ever_built(session: Session) -> bool:
+    """Tell whether a transform has ever succeeded, so that the marts exist."""
+    return session.execute("select 1 from ops.dbt_run where succeeded limit 1").fetchone() is not None
+
+
 def _arguments(place: Place, window: Window) -> dict[str, Any]:
     return {
         "provider": place.provider,

@@ -74,6 +74,16 @@ create table ops.digest (
 );
 comment on table ops.digest is 'The daily digests that were sent.';
 
+create table ops.telling (
+    problem_id bigint not null references ops.problem on delete cascade,
+    channel text not null,
+    opening_told_at timestamptz,
+    recovery_told_at timestamptz,
+    primary key (problem_id, channel)
+);
+comment on table ops.telling is
+'What each channel (the Airflow connection that messages go through) has told people of a problem, and when.';
+
 create table ops.lookback (
     provider text not null,
     stream text not null,
@@ -120,9 +130,10 @@ grant select on ops.provider, ops.stream, ops.lookback to ai_usage_loader;
 grant update (planned_at, next_run_at) on ops.provider to ai_usage_loader;
 grant select, insert, update on ops.problem to ai_usage_loader;
 grant select, insert on ops.digest to ai_usage_loader;
+grant select, insert, update on ops.telling to ai_usage_loader;
 grant select on ops.dbt_run to ai_usage_loader;
 
-grant select on ops.provider, ops.stream, ops.problem, ops.digest, ops.lookback, ops.table_figures
+grant select on ops.provider, ops.stream, ops.problem, ops.telling, ops.digest, ops.lookback, ops.table_figures
 to ai_usage_transformer;
 grant insert, update, delete on ops.lookback to ai_usage_transformer;
 
