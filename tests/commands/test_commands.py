@@ -212,7 +212,11 @@ def test_a_restated_day_names_the_version_that_was_replaced_and_who_read_it(fill
     assert replaced["superseded_by"] == slices[0]["load_id"]
     assert slices[0]["run_id"] != first
     assert slices[0]["window_first"] <= str(filled.day) <= slices[0]["window_last"]
+    restated = {one["meter"]: (one["old_value"], one["new_value"]) for one in slices[0]["restatements"]}
+    old, new = restated["requests"]
+    assert new > old > 0
     text = say("explain", "--date", str(filled.day), "--account", "210987654321", "--region", "us-east-1").out
+    assert f"requests {old:,} → {new:,}" in text
     assert f"replaced: load {replaced['load_id']}" in text
 
 
