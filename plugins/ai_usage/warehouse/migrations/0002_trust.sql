@@ -110,6 +110,7 @@ comment on table ops.table_figures is 'Size and dead rows of each table of the w
 
 alter table ops.load add column pruned_at timestamptz;
 comment on column ops.load.pruned_at is 'When the raw records of this superseded version were deleted; the row stays.';
+create index load_place_idx on ops.load (connection_id, stream, scope, usage_date) where superseded_by is null;
 create index load_prunable_idx on ops.load (superseded_at) where superseded_by is not null and pruned_at is null;
 
 -- A plan looks at one place at a time, and must not pay for the other places of its connection.
@@ -125,6 +126,9 @@ end
 $$;
 create trigger slice_deleted after delete on ops.slice
 referencing old table as old_slice for each statement execute function ops.enqueue_deleted_slices();
+
+-- It has other columns and indexes now. It is made of the ledger: the next build makes it again.
+drop table if exists intermediate.int_coverage_calendar;
 
 grant select on ops.provider, ops.stream, ops.lookback to ai_usage_loader;
 grant update (planned_at, next_run_at) on ops.provider to ai_usage_loader;
