@@ -64,7 +64,7 @@ def _read(
     """Read every piece of work of a provider; return one result for each, good or bad."""
     from ai_usage.orchestration.sync import Request, extract_and_load, plan
 
-    request = Request(first=options.first, last=options.last, connections=list(connection_ids))
+    request = Request(first=options.first, last=options.last, connections=list(connection_ids), by_hand=True)
     results = []
     for work in plan(provider, warehouse, connection_ids, request):
         tell(work["label"])

@@ -53,9 +53,15 @@ class Division:
         self._taken = self._left.pop() if self._left else None
         return self._taken[0] if self._taken else None
 
-    def answered(self) -> None:
-        """Note that the window was read: what was set aside on suspicion is worth dividing."""
+    def answered(self, *, with_records: bool) -> None:
+        """
+        Note that the window was read: what was set aside on suspicion is worth dividing.
+
+        An answer without records shows nothing: a source that can tell of no use any more still tells of none.
+        """
         assert self._taken is not None
+        if not with_records:
+            return
         _, origin = self._taken
         is_first_answer = not self._has_answered
         origin.has_answered = True

@@ -17,6 +17,7 @@ from ai_usage.orchestration.clients import open_connection
 from ai_usage.orchestration.history import history_of
 from ai_usage.orchestration.work import UNKNOWN_SCOPE, Part, Summary, Work, windows_of
 from ai_usage.warehouse import events, ledger
+from ai_usage.warehouse.ledger import Outcome
 from ai_usage.warehouse.loader import load
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
@@ -103,7 +104,7 @@ class ScopeReader:
         while window := division.take():
             log.info("%s: reading %s (%d more to come)", place.label, window, len(division))
             try:
-                self._read_window(place, stream, window)
+                outcome = self._read_window(place, stream, window)
             except NotEntitled as refusal:
                 log.warning("%s", refusal)
                 self._fail(place, window, refusal)
@@ -123,7 +124,7 @@ class ScopeReader:
                     self._give_up(place, division.give_up(), failure)
                     return
             else:
-                division.answered()
+                division.answered(with_records=outcome.records_read > 0)
         if nonsense and (division.set_aside() or division.left_over):
             log.error("%s: nothing more is asked for: %s", place.label, nonsense)
             for part in division.set_aside():
@@ -145,7 +146,7 @@ class ScopeReader:
                 attempt = ledger.begin_attempt(session, place, window, self.run_id)
                 ledger.fail_attempt(session, attempt, error, Journal())
 
-    def _read_window(self, place: Place, stream: Stream, window: Window) -> None:
+    def _read_window(self, place: Place, stream: Stream, window: Window) -> Outcome:
         """Read and store a window; record how the attempt ended, but of a failure nothing about the days."""
         journal = self.connection.journal
         journal.clear()
@@ -176,6 +177,7 @@ class ScopeReader:
         self.summary["calls"] += journal.calls
         self.summary["slices_changed"] += outcome.slices_changed
         self.summary["records_written"] += outcome.records_written
+        return outcome
 
 
 def _without(windows: Sequence[Window], done: Iterable[Window]) -> list[Window]:

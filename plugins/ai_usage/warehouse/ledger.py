@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from ai_usage.core.contract import Check, Journal, Memory, Provider, Scope
+from ai_usage.core.division import DAYS_BEFORE_SUSPICION
 from ai_usage.core.errors import KINDS_OF_ONE_ANSWER, ConfigurationInvalid, NotEntitled, UsageError, WrongAccount
 from ai_usage.core.planner import Trouble
 from ai_usage.core.slices import SliceState, Window
@@ -272,12 +273,19 @@ def keep_checks(session: Session, provider: Provider, connection_id: str, checks
 
 
 def expect_slices(session: Session, place: Place, window: Window) -> None:
-    """Make sure the ledger answers for every day of the window. One it answers for already costs no write."""
+    """
+    Make sure the ledger answers for every day of the window. One it answers for already costs no write.
+
+    A day that was taken out of the ledger while its records are stored comes back with them.
+    """
     session.execute(
         """
-        insert into ops.slice (connection_id, usage_date, stream, scope, state)
-        select %(connection_id)s, day::date, %(stream)s, %(scope)s, 'missing'
+        insert into ops.slice (connection_id, usage_date, stream, scope, state, load_id)
+        select %(connection_id)s, day::date, %(stream)s, %(scope)s, coalesce(stored.state, 'missing'), stored.load_id
         from generate_series(%(first)s::timestamp, %(last)s::timestamp, interval '1 day') as day
+        left join ops.load as stored on
+            stored.connection_id = %(connection_id)s and stored.stream = %(stream)s and stored.scope = %(scope)s
+            and stored.usage_date = day::date and stored.superseded_by is null
         where not exists (
             select 1 from ops.slice
             where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
@@ -300,30 +308,37 @@ def first_day(session: Session, place: Place) -> date | None:
 
 def troubles(session: Session, place: Place) -> list[Trouble]:
     """
-    Return the days whose last answer made no sense, if the place answered for others in its last run.
+    Return the days whose last answer made no sense, if the place made sense otherwise when it was last read.
 
-    If it did not, the fault is the source's, and no day of it is to be treated apart.
+    If it did not, the fault is the source's, and no day of it is to be treated apart. An answer without records does not
+    show that it did, unless the days are few.
     """
-    rows = session.execute(
+    spoilt = session.execute(
         """
         select usage_date, error_kind, failed_attempts, last_attempt_at from ops.slice
-        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
-            and error_kind = any(%(kinds)s)
-            and exists (
-                select 1 from ops.extraction as good
-                where good.connection_id = %(connection_id)s and good.stream = %(stream)s and good.scope = %(scope)s
-                    and good.outcome in ('loaded', 'unchanged')
-                    and good.run_id = (
-                        select run_id from ops.extraction
-                        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
-                        order by started_at desc limit 1
-                    )
-            )
+        where connection_id = %s and stream = %s and scope = %s and error_kind = any(%s)
         order by usage_date
         """,
-        {**vars(place), "kinds": sorted(KINDS_OF_ONE_ANSWER)},
-    )
-    return [Trouble(*row) for row in rows]
+        (place.connection_id, place.stream, place.scope, sorted(KINDS_OF_ONE_ANSWER)),
+    ).fetchall()
+    if not spoilt:
+        return []
+    row = session.execute(
+        """
+        select max(records_read) from ops.extraction
+        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+            and outcome in ('loaded', 'unchanged')
+            and run_id = (
+                select run_id from ops.extraction
+                where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+                order by started_at desc limit 1
+            )
+        """,
+        vars(place),
+    ).fetchone()
+    assert row is not None
+    makes_sense = row[0] is not None and (row[0] > 0 or len(spoilt) <= DAYS_BEFORE_SUSPICION)
+    return [Trouble(*one) for one in spoilt] if makes_sense else []
 
 
 def recommended_look_back(session: Session, provider: str, stream: str) -> int | None:

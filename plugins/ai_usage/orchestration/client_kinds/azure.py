@@ -11,7 +11,7 @@ from ai_usage.core.http import checked_base_url
 from ai_usage.orchestration.settings import Opened, extra_of
 from ai_usage.providers._azure import CLOUDS, AzureClient, Cloud, Principal
 
-OPTIONS = ("subscriptionId", "scopes", "account_name", "start_date")
+OPTIONS = ("subscriptionId", "scopes", "account_name", "start_date", "lookback_days")
 """What of the extra is ours to read. Airflow's own fields may hold keys (``key_json``), so that only these are taken."""
 _OLD_PREFIX = "extra__azure__"
 

@@ -111,7 +111,10 @@ comment on table ops.table_figures is 'Size and dead rows of each table of the w
 alter table ops.load add column pruned_at timestamptz;
 comment on column ops.load.pruned_at is 'When the raw records of this superseded version were deleted; the row stays.';
 create index load_place_idx on ops.load (connection_id, stream, scope, usage_date) where superseded_by is null;
-create index load_prunable_idx on ops.load (superseded_at) where superseded_by is not null and pruned_at is null;
+create index load_prunable_idx on ops.load (superseded_at, load_id)
+where superseded_by is not null and pruned_at is null;
+-- An attempt is deleted once no version names it; without this, each deletion would read all versions.
+create index load_extraction_idx on ops.load (extraction_id);
 
 -- A plan looks at one place at a time, and must not pay for the other places of its connection.
 create index slice_place_idx on ops.slice (connection_id, stream, scope, usage_date);
