@@ -1,10 +1,16 @@
 select
-    provider,
-    stream,
-    summary,
-    settle,
-    lookback_days,
-    retention_days,
-    newest_days_ago,
-    is_usage
-from {{ source('ops', 'stream') }}
+    ---------- ids
+    streams.provider,
+    streams.stream,
+
+    ---------- strings
+    streams.summary,
+
+    ---------- promises
+    streams.settle,
+    streams.lookback_days,
+    streams.retention_days,
+    streams.newest_days_ago,
+    streams.is_usage
+
+from {{ source('ops', 'stream') }} as streams
