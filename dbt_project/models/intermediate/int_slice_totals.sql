@@ -18,8 +18,8 @@
     )
 }}
 
--- Only ever added to. What a version came to is measured when a build first sees it. If today's rules make something else
--- of the same records, it is measured once more: in a full refresh any version, else those of the changed days.
+-- Only ever added to. What a version came to is measured when a build first sees it. If today's rules make something
+-- else of the same records, it is measured once more: in a full refresh any version, else those of the changed days.
 with
 
 slices as (
