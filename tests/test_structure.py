@@ -13,12 +13,13 @@ from ai_usage import connection_types, providers
 from ai_usage.core.contract import Provider
 from ai_usage.core.http_provider import HttpProvider
 
-LAYERS = ["core", "warehouse", "providers", "orchestration"]
+LAYERS = ["core", "warehouse", "providers", "orchestration", "commands"]
 MAY_IMPORT = {
     "core": {"core"},
     "providers": {"core", "providers"},
     "warehouse": {"core", "warehouse", "providers"},
     "orchestration": {"core", "warehouse", "providers", "orchestration"},
+    "commands": {"core", "warehouse", "providers", "orchestration", "commands"},
 }
 
 
@@ -79,6 +80,7 @@ def test_a_provider_says_what_the_contract_asks(provider: Provider) -> None:
     assert provider.reads
     assert provider.never_reads
     assert provider.if_empty.endswith(".")
+    assert provider.revoke.endswith(".")
     assert all(address.startswith("https://") for address in provider.documentation.values())
     for stream in provider.streams:
         assert set(stream.grain) <= stream.fields

@@ -3,17 +3,6 @@
     not in a full refresh, and not when the raw records of a superseded version are pruned.
 #}
 
-{# Whether a build of int_slice_totals looks at the changed days only. A full refresh looks at all of history again. #}
-{% macro of_changed_days(alias=none, keyword='where') -%}
-    {%- set prefix = alias ~ '.' if alias else '' -%}
-    {%- set changed_days = ref('stg_ops__changed_days') -%}
-    {%- if is_incremental() and not flags.FULL_REFRESH -%}
-        {{ keyword }} ({{ prefix }}connection_id, {{ prefix }}usage_date) in (
-            select connection_id, usage_date from {{ changed_days }}
-        )
-    {%- endif -%}
-{%- endmacro %}
-
 {# The columns that a measurement takes from the ledger. #}
 {% macro version_columns(alias) -%}
     {{ alias }}.provider, {{ alias }}.connection_id, {{ alias }}.stream, {{ alias }}.scope, {{ alias }}.load_id
@@ -53,7 +42,7 @@
             loads.superseded_by is not null
             and loads.pruned_at is null
             and loads.load_id < slices.load_id
-            {{ of_changed_days('loads', keyword='and') }}
+            {{ only_changed(['connection_id', 'usage_date'], 'loads', keyword='and') }}
             and not exists (select from {{ this }} as known where known.load_id = loads.load_id);
 
         select max(round) into last_round from unseen_version;
@@ -125,10 +114,10 @@
     where
         stored.load_id = loads.load_id
         and stored.state <> loads.state
-        {{ of_changed_days('stored', keyword='and') }};
+        {{ only_changed(['connection_id', 'usage_date'], 'stored', keyword='and') }};
 
     delete from {{ this }} as stored
     where
         not exists (select from {{ ref('stg_ops__loads') }} as loads where loads.load_id = stored.load_id)
-        {{ of_changed_days('stored', keyword='and') }}
+        {{ only_changed(['connection_id', 'usage_date'], 'stored', keyword='and') }}
 {%- endmacro %}

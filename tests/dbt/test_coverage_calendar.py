@@ -384,6 +384,23 @@ def test_somebody_in_the_middle_of_a_query_does_not_hold_up_a_build_nor_later_re
     assert outcome.statuses == dict.fromkeys(views, "success")
 
 
+def test_no_view_of_the_marts_stands_on_a_table_that_a_full_refresh_swaps(world: World) -> None:
+    nodes = json.loads((world.dbt.scratch / "target/manifest.json").read_text())["nodes"]
+    views = [name for name, node in nodes.items() if node["config"].get("materialized") == "view"]
+    below = [name for name in views if nodes[name]["schema"] == "marts"]
+    swapped, seen = [], set()
+    while below:
+        name = below.pop()
+        seen.add(name)
+        if name in views:
+            below += [parent for parent in nodes[name]["depends_on"]["nodes"] if parent in nodes]
+        elif nodes[name]["config"]["full_refresh"] is not False:
+            swapped.append(name)
+
+    assert "model.ai_usage.int_coverage_calendar" in seen
+    assert swapped == []
+
+
 def rows_read(world: World, statement: str, *values: object) -> int:
     """Return how many rows of the calendar's table a query looks at, those it throws away among them."""
     ((plan,),) = world.dbt.warehouse.query(f"explain (analyze, timing off, format json) {statement}", *values)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ai_usage.orchestration.transform import Transformed, TransformFailed, transform
+from ai_usage.orchestration.transform import Transformed, TransformFailed, check_all_history, transform
 from tests.dbt.bedrock_ledger import BedrockLedger, record
 from tests.support.warehouse import TestWarehouse
 
@@ -113,6 +113,21 @@ def test_a_failure_names_the_node_and_a_retry_goes_on_there_with_what_was_claime
     run(warehouse, repository, target, "third")
     assert requests(warehouse) == [(DAY, 20), (NEXT_DAY, 5)]
     assert ledger.pending() == []
+
+
+def test_a_test_over_all_of_history_finds_what_no_transform_would_look_at_again(
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+) -> None:
+    run(warehouse, repository, target, "run")
+    load(ledger, NEXT_DAY, 5)
+    warehouse.query("update marts.usage_daily set requests = 11 where usage_date = %s", DAY)
+    run(warehouse, repository, target, "next day")
+
+    with pytest.raises(TransformFailed, match="usage_daily_adds_up_to_the_meters"):
+        check_all_history(warehouse.warehouse, "check", project=repository / "dbt_project", target=target)
+
+    assert warehouse.query("select succeeded, nodes_failed from ops.dbt_run where command = 'test'") == [(False, 1)]
+    assert problems(warehouse) == [], "the marts are up to date all the same"
 
 
 def test_a_transform_that_was_killed_leaves_its_days_to_the_next(

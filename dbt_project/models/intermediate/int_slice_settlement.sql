@@ -2,6 +2,7 @@
     config(
         incremental_strategy='replace_changed',
         unique_key=['usage_date', 'provider', 'connection_id'],
+        full_refresh=false,
         indexes=[{'columns': ['usage_date', 'provider', 'connection_id']}],
         pre_hook='{{ hold_target() }}',
         post_hook='{{ analyse_new_table() }}',

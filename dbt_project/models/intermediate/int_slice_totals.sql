@@ -18,7 +18,7 @@
     )
 }}
 
--- Only ever added to. What a version came to is measured when a build first sees it. If the rules of today make something
+-- Only ever added to. What a version came to is measured when a build first sees it. If today's rules make something
 -- else of the same records, it is measured once more: in a full refresh any version, else those of the changed days.
 with
 
@@ -26,7 +26,7 @@ slices as (
     select * from {{ ref('stg_ops__slices') }}
     where
         load_id is not null
-        {{ of_changed_days(keyword='and') }}
+        {{ only_changed(['connection_id', 'usage_date'], keyword='and') }}
 ),
 
 meters as (
@@ -39,7 +39,7 @@ meters as (
         currency,
         sum(quantity) as quantity
     from {{ ref('int_usage_meters') }}
-    {{ of_changed_days() }}
+    {{ only_changed(['connection_id', 'usage_date']) }}
     group by connection_id, usage_date, stream, scope, meter, currency
 ),
 

@@ -47,10 +47,12 @@ def run(options: argparse.Namespace, answers: TextIO) -> int:
     if options.json:
         rows = {name: after[name][0] if name in after else None for name in verdicts}
         marts = [{"mart": name, "verdict": verdict, "rows": rows[name]} for name, verdict in verdicts.items()]
-        print_json({"nodes_ok": done.nodes_ok, "marts": marts}, answers)
+        print_json({"days_waiting": done.pairs, "marts": marts}, answers)
     else:
         for name, verdict in verdicts.items():
             answers.write(f"{verdict:<9}  {name} ({after[name][0] if name in after else 0:,} rows)\n")
+        if done.pairs:
+            answers.write(f"{done.pairs:,} connection-days had waited for a transform, so differences are expected.\n")
     differs = any(verdict != "identical" for verdict in verdicts.values())
     return BAD if differs and options.expect_identical else GOOD
 

@@ -8,10 +8,10 @@ told. Telling is never a reason for a run to fail: what goes wrong here is logge
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from ai_usage.core.errors import UsageError
 from ai_usage.orchestration import lateness
@@ -26,6 +26,8 @@ from ai_usage.warehouse.session import Session, Warehouse
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MOST_MESSAGES = 5
 """At a time and channel. More news than this, when the network is down for example, is one message that lists it."""
 _TITLE = "AI usage"
@@ -33,24 +35,19 @@ _TITLE = "AI usage"
 
 def after_run(warehouse: Warehouse, dag_id: str, provider_name: str) -> None:
     """Do what every run of a DAG ends with: look for late data, everyone's, and tell the news. Never raises."""
-    try:
+
+    def is_over() -> None:
         with warehouse.session(LOADER) as session:
             events.close_problem(session, Place(provider_name, dag_id, None, None), "lateness", None)
-        lateness.watch(warehouse)
-    except UsageError as error:
-        log.warning("Whether data is late could not be found out: %s", error)
+
+    _try("That the run is over could not be kept", is_over)
+    _try("Whether data is late could not be found out", lateness.watch, warehouse)
     tell_news(warehouse)
 
 
 def tell_news(warehouse: Warehouse) -> int:
     """Tell on every channel what it has not told yet; return how many messages were sent. Never raises."""
-    try:
-        return _tell(warehouse)
-    except UsageError as error:
-        log.warning("The news could not be told: %s", error)
-    except Exception as error:  # noqa: BLE001 - a run must not fail because of a message; the text may hold an address
-        log.warning("The news could not be told (%s). It is told with the next run.", type(error).__name__)
-    return 0
+    return _try("The news could not be told; the next run tries again", _tell, warehouse) or 0
 
 
 def tell_daily(warehouse: Warehouse, today: date | None = None) -> bool:
@@ -62,15 +59,20 @@ def tell_daily(warehouse: Warehouse, today: date | None = None) -> bool:
     :param today: the UTC day; only tests give another.
     """
     day = (today or datetime.now(UTC).date()) - timedelta(days=1)
+    _try("Whether data is late could not be found out", lateness.watch, warehouse)
+    tell_news(warehouse)
+    return bool(_try("The digest could not be sent", _send_digest, warehouse, day))
+
+
+def _try(complaint: str, work: Callable[..., T], *arguments: Any) -> T | None:
+    """Return what the work returns, or log that it failed: no run may fail because of what is told about it."""
     try:
-        lateness.watch(warehouse)
-        tell_news(warehouse)
-        return _send_digest(warehouse, day)
+        return work(*arguments)
     except UsageError as error:
-        log.warning("The digest could not be sent: %s", error)
-    except Exception as error:  # noqa: BLE001 - as above
-        log.warning("The digest could not be sent (%s).", type(error).__name__)
-    return False
+        log.warning("%s: %s", complaint, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is; its text may hold an address
+        log.warning("%s (%s).", complaint, type(error).__name__)
+    return None
 
 
 def _tell(warehouse: Warehouse) -> int:

@@ -26,14 +26,8 @@ def disconnect(session: Session, connection_id: str, run_id: str | None = None) 
     ).fetchone()
     if row is None:
         return False
-    session.execute(
-        """
-        update ops.problem set resolved_at = now(), resolution = 'disconnected'
-        where connection_id = %s and resolved_at is null
-        """,
-        (connection_id,),
-    )
     place = Place(row[0], connection_id, None, None)
+    events.end_problems(session, place)
     events.record_event(
         session,
         place,

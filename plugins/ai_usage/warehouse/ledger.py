@@ -577,7 +577,10 @@ def pending_pairs(session: Session) -> int:
 
 def was_ever_built(session: Session) -> bool:
     """Tell whether a transform has ever succeeded, so that the marts exist."""
-    return session.execute("select 1 from ops.dbt_run where succeeded limit 1").fetchone() is not None
+    row = session.execute(
+        "select 1 from ops.dbt_run where succeeded and command in ('build', 'retry') limit 1"
+    ).fetchone()
+    return row is not None
 
 
 def _arguments(place: Place, window: Window) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class Story:
 @contextmanager
 def one_teller(session: Session) -> Iterator[None]:
     """Let one session at a time tell people, so that nobody is told twice; others wait here."""
+    # Whoever holds it for longer waits for a receiver that hangs, and tells our news as well or leaves them to the next.
+    session.execute("set local lock_timeout = '1min'")
     session.execute("select pg_advisory_lock(%s)", (_TELLING_LOCK,))
     session.commit()
     try:
