@@ -187,7 +187,6 @@ class _Landing:
         """Make the new versions current, and move on the state of slices that only settled."""
         self._replace_versions(changed, digests)
         self._settle(digests.keys() - changed - self._read_later - self._journal.unanswered, digests)
-        self._session.execute(_POINT_LOST_SLICES, self._identity | {"window": list(digests)})
         if self._journal.unanswered:
             self._session.execute(_LEAVE_OPEN, self._identity | {"days": sorted(self._journal.unanswered)})
 
@@ -316,20 +315,6 @@ _POINT_SLICES = """
 insert into ops.slice (connection_id, usage_date, stream, scope, state, load_id, last_attempt_at)
 select %(connection_id)s, usage_date, %(stream)s, %(scope)s, state, load_id, now()
 from unnest(%(days)s::date[], %(states)s::text[], %(load_ids)s::bigint[]) as new (usage_date, state, load_id)
-on conflict (connection_id, usage_date, stream, scope) do update set
-    state = excluded.state, load_id = excluded.load_id, last_attempt_at = excluded.last_attempt_at,
-    changed_at = now(), error_kind = null, failed_attempts = 0
-"""
-# A slice that lost its version, by a hand or a restored backup, gets it back: an unchanged answer is not stored again.
-_POINT_LOST_SLICES = """
-insert into ops.slice (connection_id, usage_date, stream, scope, state, load_id, last_attempt_at)
-select stored.connection_id, stored.usage_date, stored.stream, stored.scope, stored.state, stored.load_id, now()
-from ops.load as stored
-where stored.connection_id = %(connection_id)s and stored.stream = %(stream)s and stored.scope = %(scope)s
-    and stored.usage_date = any(%(window)s::date[]) and stored.superseded_by is null
-    and not exists (select 1 from ops.slice where ops.slice.load_id = stored.load_id
-        and ops.slice.connection_id = stored.connection_id and ops.slice.usage_date = stored.usage_date
-        and ops.slice.stream = stored.stream and ops.slice.scope = stored.scope)
 on conflict (connection_id, usage_date, stream, scope) do update set
     state = excluded.state, load_id = excluded.load_id, last_attempt_at = excluded.last_attempt_at,
     changed_at = now(), error_kind = null, failed_attempts = 0
