@@ -106,7 +106,8 @@ class Story:
         rows = self.dbt.warehouse.query(
             "select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
             " where n.nspname in ('staging', 'intermediate', 'marts') and c.relname <> 'stg_ops__changed_days'"
-            " and (c.relkind = 'r' or n.nspname = 'staging' and c.relname not like 'stg_ops%%' or c.relname = any(%s))",
+            " and (c.relkind = 'r' or c.relkind = 'v'"
+            " and (n.nspname = 'staging' and c.relname not like 'stg_ops%%' or c.relname = any(%s)))",
             ["coverage_calendar", "usage_monthly", "settlement_curve", "settlement_recommendations"],
         )
         clockless = {mart: shown.replace("(m)", "(t)") for mart, shown in WITHOUT_THE_CLOCK.items()}
