@@ -340,7 +340,9 @@ class HttpClient:
                 raise DecodeError
             if response.raw.length_remaining:
                 raise IncompleteRead(len(body), response.raw.length_remaining)
-            return _Answer(response.status_code, response.headers, bytes(body), response.url)
+            return _Answer(
+                response.status_code, response.headers, self._scrubber.clean_body(bytes(body)), response.url
+            )
 
     def _read(self, answer: _Answer, question: _Question) -> dict[str, Any] | _Unanswered:
         """Return the JSON object of an answer (a text is one with a single entry), or why there is none."""
