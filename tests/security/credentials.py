@@ -51,7 +51,7 @@ def pem(_: str) -> str:
 
 def canary(*names: str) -> str:
     """Return a secret with every character that some encoding changes and a header can carry."""
-    return f"Canary%2B+/={'-'.join(names)}&\"0123456789"
+    return f'Canary%2B+/={"-".join(names)}&"0123456789'
 
 
 def plant(provider: str, url: str, start_date: str) -> Planted:
@@ -122,9 +122,29 @@ def _google(connection_id: str, url: str, extra: dict[str, Any], stray: str) -> 
         "client_id": "1",
         "token_uri": f"{url}/token",
     }
-    extra |= {"keyfile_dict": json.dumps(key), "project": "a-project", "api_endpoint": url, "dataset": "a-project.billing"}
+    extra |= {
+        "keyfile_dict": json.dumps(key),
+        "project": "a-project",
+        "api_endpoint": url,
+        "dataset": "a-project.billing",
+    }
     fields = {"conn_type": "google_cloud_platform", "extra": extra}
     return Planted(connection_id, fields, (key["private_key"], stray))
 
 
 _OTHERS = {"aws_bedrock": _aws, "authress": _authress, "azure_openai": _azure, "google_vertex_ai": _google}
+
+
+# As vendors make them: what a person pastes into the wrong field looks like this.
+LIKELY = {
+    "openai": "sk-admin-AbCdEf0123456789GhIjKlMnOpQrStUvWxYz",
+    "anthropic": "sk-ant-admin01-AbCdEf0123456789GhIjKlMnOpQrStUvWxYz-AA",
+    "groq": "gsk_AbCdEf0123456789GhIjKlMnOpQrStUvWxYz0123456789",
+    "fireworks": "fw_AbCdEf0123456789GhIjKl",
+    "openrouter": "sk-or-v1-0123456789abcdef0123456789abcdef0123456789abcdef",
+    "replicate": "r8_AbCdEf0123456789GhIjKlMnOpQrStUvWx",
+    "authress": "client.key-1.account.MC4CAQAwBQYDK2VwBCIEIAbCdEf0123456789GhIjKlMnOpQrStUvWxYz01",
+    "aws_bedrock": "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY12",
+    "azure_openai": "AbC8Q~DeFgHiJkLmNoPqRsTuVwXyZ0123456789ab",
+    "google_vertex_ai": "-----BEGIN PRIVATE KEY-----\nMIIEvAIBADANBgkqhkiG9w0BAQEFAASCBKYwggSiAgEAAoIBAQ\n-----END PRIVATE KEY-----\n",
+}

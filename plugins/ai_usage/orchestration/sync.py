@@ -437,3 +437,4 @@ class SourcesFailed(UsageError):
     """At least one source of a run could not be read."""
 
     kind = "sources_failed"
+    is_list = True
