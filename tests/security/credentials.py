@@ -146,5 +146,5 @@ LIKELY = {
     "authress": "client.key-1.account.MC4CAQAwBQYDK2VwBCIEIAbCdEf0123456789GhIjKlMnOpQrStUvWxYz01",
     "aws_bedrock": "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY12",
     "azure_openai": "AbC8Q~DeFgHiJkLmNoPqRsTuVwXyZ0123456789ab",
-    "google_vertex_ai": "-----BEGIN PRIVATE KEY-----\nMIIEvAIBADANBgkqhkiG9w0BAQEFAASCBKYwggSiAgEAAoIBAQ\n-----END PRIVATE KEY-----\n",
+    "google_vertex_ai": "-----BEGIN PRIVATE KEY-----\nMIIEvAIBADANBgkqhkiG9w0BAQEFAASCBKYwggSi\n-----END PRIVATE KEY-----\n",
 }

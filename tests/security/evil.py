@@ -101,9 +101,8 @@ def payload(echo: str, secrets: list[str]) -> dict[str, Any]:
     texts: dict[str, Any] = {f"field_{n}": secret for n, secret in enumerate(secrets)}
     texts |= dict.fromkeys(("model", "name", "id", "project_id", "account_id", "description", "message"), echo)
     row = texts | {"amount": {"value": "1.0", "currency": echo}, "results": [texts], "metric": texts, "labels": texts}
-    items = dict.fromkeys(
-        ("data", "results", "value", "items", "rows", "usage", "accounts", "MetricDataResults"), [row]
-    )
+    lists = ("data", "results", "value", "items", "rows", "usage", "accounts", "MetricDataResults")
+    items = {name: [row] for name in lists}
     return items | texts | {"has_more": False, "next_page": None, "status": echo, "object": "page"}
 
 

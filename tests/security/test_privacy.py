@@ -47,7 +47,7 @@ QUANTITIES = """
     uncachedPromptTokens uncached_input_tokens usage usage_amount usage_amount_in_pricing_units usage_bytes
 """
 REVIEWED = {*IDENTIFIERS.split(), *QUANTITIES.split()}
-"""Every field of every stream, looked at by a person: a name, an id, a moment, or a number. New ones are added after a look."""
+"""Every field of every stream, looked at by a person: a name, an id, a moment, or a number."""
 CONTENT = re.compile(
     r"(?:^|_)(?:prompts?|completions?|messages?|contents?|texts?|inputs?|outputs?|e?mails?|query|queries|instructions?|"
     r"logs?|error|urls?|user_?names?|first_?name|last_?name|phone|address|card|iban|ip)$",

@@ -313,7 +313,7 @@ class HttpClient:
                 return unanswered
             failure = unanswered
         except ValueError:
-            # requests looks at where a redirect leads even when it is not to follow it, and stumbles over what is no address.
+            # requests looks at where a redirect leads even when it is not to follow it, and stumbles over nonsense.
             failure = self._leads_nowhere(url)
         raise self._named(failure)
 
