@@ -179,7 +179,6 @@ FORBIDDEN_TO_ALL = (
     "alter role ai_usage_janitor login",
     "set session_replication_role = 'replica'",
     "select * from public.ai_usage_migration",
-    "grant select on ops.event to public",
     "drop trigger slice_inserted on ops.slice",
     "alter table ops.event add column mine text",
     "lock table ops.load in access exclusive mode",
