@@ -181,7 +181,6 @@ FORBIDDEN_TO_ALL = (
     "select * from public.ai_usage_migration",
     "drop trigger slice_inserted on ops.slice",
     "alter table ops.event add column mine text",
-    "lock table ops.load in access exclusive mode",
     "truncate ops.event",
 )
 FORBIDDEN = {
