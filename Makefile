@@ -1,6 +1,6 @@
 # Everything a person types. The work is done by bin/ and launcher/; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help run stop status clean setup dev-setup test lint format bench sandbox lock
+.PHONY: help run stop status clean setup dev-setup test lint audit format bench sandbox lock
 
 python := .state/venv/bin/python
 checked := plugins/ai_usage plugins/ai_usage_plugin.py launcher sandbox dags bench tests
@@ -37,6 +37,9 @@ lint: dev-setup ## check style, types and SQL
 	$(python) -m ruff format --check .
 	$(python) -m mypy --strict $(checked)
 	$(python) -m sqlfluff lint dbt_project plugins/ai_usage/warehouse/migrations
+
+audit: dev-setup ## check the dependencies: whole lock, environment equal to it
+	@PYTHONPATH=. $(python) -P -m launcher.audit
 
 format: dev-setup ## put Python and SQL into the project's form
 	$(python) -m ruff check --fix .

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ai_usage.core.texts import plain, without_keys
+
 
 class UsageError(Exception):
     """
@@ -41,13 +43,16 @@ class UsageError(Exception):
     """Whether trying again without a person's help is pointless."""
     is_of_one_answer: ClassVar[bool] = False
     """Whether it says nothing about other answers of the same source: they are still worth asking for."""
+    is_list: ClassVar[bool] = False
+    """Whether it sums up others, one a line; any other error is one line, whatever a provider's names hold."""
 
     def __init__(
         self, happened: str, *, action: str, connection_id: str | None = None, scope: str | None = None
     ) -> None:
+        happened = without_keys(happened) if self.is_list else plain(happened)
         super().__init__(happened)
         self.happened = happened
-        self.action = action
+        self.action = plain(action)
         self.connection_id = connection_id
         self.scope = scope
 

@@ -12,6 +12,7 @@ class SourcesFailed(UsageError):
     """At least one source of a run could not be read."""
 
     kind = "sources_failed"
+    is_list = True
 
 
 def verdict(planned: Sequence[Work] | None, summaries: Sequence[Summary], problems: Sequence[str]) -> str:
