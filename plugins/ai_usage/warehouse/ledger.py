@@ -296,8 +296,7 @@ def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: J
         """,
         _arguments(place, attempt.window),
     )
-    for note in journal.notes:
-        events.record_note(session, place, note, attempt.run_id)
+    events.record_notes(session, place, journal.notes, attempt.run_id)
     for concerned in (place, Place(place.provider, place.connection_id, None, None)):
         events.close_story(session, concerned, attempt.run_id)
 

@@ -44,6 +44,7 @@ create table ops.problem (
     opened_at timestamptz not null default now(),
     opened_run_id text,
     last_seen_at timestamptz not null default now(),
+    last_seen_run_id text,
     times_seen integer not null default 1,
     resolved_at timestamptz,
     resolution text check (resolution in ('recovered', 'replaced', 'disconnected')),
@@ -57,6 +58,11 @@ comment on table ops.problem is
 create unique index problem_open_key on ops.problem (connection_id, scope, stream, topic) nulls not distinct
 where resolved_at is null;
 create index problem_place_idx on ops.problem (connection_id, opened_at);
+comment on column ops.problem.times_seen is 'In how many runs it was met.';
+
+alter table ops.event add column problem_id bigint;
+comment on column ops.event.problem_id is 'The story that the event opens, adds to or ends; NULL: it stands by itself.';
+create index event_problem_idx on ops.event (problem_id) where problem_id is not null;
 
 create table ops.digest (
     digest_date date primary key,
