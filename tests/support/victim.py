@@ -1,0 +1,77 @@
+"""Syncs in processes of their own, which may be killed, and whose database may be killed under them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from multiprocessing.process import BaseProcess
+
+from sandbox.service import Sandbox
+from tests.support import stack
+from tests.support.killing_proxy import KillingProxy
+from tests.support.warehouse import TestWarehouse
+
+PRELOADED = [
+    "tests.support.stack",
+    "airflow.providers.amazon.aws.hooks.base_aws",
+    "ai_usage.orchestration.client_kinds.azure",
+    "ai_usage.orchestration.client_kinds.google",
+    "google.oauth2.service_account",
+    "google.auth.transport.requests",
+]
+PATIENCE = 240
+
+
+class Victim:
+    """Runs syncs in forks of a server that has imported everything: each starts in milliseconds, and shares no thread."""
+
+    def __init__(self, warehouse: TestWarehouse, sandbox: Sandbox, proxy: KillingProxy) -> None:
+        here = warehouse.warehouse
+        self._settings = warehouse.environment() | stack.connections(sandbox)
+        self._through_proxy = {
+            "AIRFLOW_CONN_AI_USAGE_WAREHOUSE": (
+                f"postgresql://{here.user}:{here.password}@127.0.0.1:{proxy.port}/{here.dbname}"
+            )
+        }
+        self._today = sandbox.clock.today()
+        self._proxy = proxy
+        self._processes = multiprocessing.get_context("forkserver")
+        self._processes.set_forkserver_preload(PRELOADED)
+
+    def sync(self, names: Sequence[str], run_id: str) -> bool:
+        """Sync some providers; tell whether the process lived to its end."""
+        return self._join(self._start(names, run_id))
+
+    def sync_killed(
+        self, names: Sequence[str], run_id: str, kill_at: int, strike: Callable[[], None] | None = None
+    ) -> bool:
+        """The same, struck before its message number ``kill_at`` to PostgreSQL, unless it ends before."""
+        self._proxy.arm(kill_at)
+        self._proxy.strike = strike
+        process = self._start(names, run_id, self._through_proxy)
+        self._proxy.victim = process.pid
+        lived = self._join(process)
+        self._proxy.rest()
+        return lived
+
+    def sync_at_once(self, names: Sequence[Sequence[str]], run_id: str) -> bool:
+        """Sync in several processes at the same time."""
+        processes = [self._start(some, f"{run_id} {n}") for n, some in enumerate(names)]
+        return all([self._join(process) for process in processes])
+
+    def _start(self, names: Sequence[str], run_id: str, more: Mapping[str, str] | None = None) -> BaseProcess:
+        process = self._processes.Process(
+            target=stack.run_all, args=(self._settings | dict(more or {}), list(names), self._today, run_id)
+        )
+        process.start()
+        return process
+
+    @staticmethod
+    def _join(process: BaseProcess) -> bool:
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise AssertionError(f"a sync did not end within {PATIENCE} s")
+        return process.exitcode == 0
