@@ -20,12 +20,10 @@ IN_PASSING = 2
 
 
 def _seeds() -> list[int]:
-    if seed := os.environ.get("AI_USAGE_TEST_SEED"):
-        return [int(seed)]
-    count = int(os.environ.get("AI_USAGE_TEST_SCHEDULES", IN_PASSING))
     # Every worker must come to the same list, so the day decides and not chance.
-    first = datetime.now(UTC).date().toordinal() * 1000
-    return list(range(first, first + count))
+    first = os.environ.get("AI_USAGE_TEST_SEED") or datetime.now(UTC).date().toordinal() * 1000
+    count = os.environ.get("AI_USAGE_TEST_SCHEDULES") or (1 if "AI_USAGE_TEST_SEED" in os.environ else IN_PASSING)
+    return list(range(int(first), int(first) + int(count)))
 
 
 @pytest.fixture(scope="module")
