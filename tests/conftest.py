@@ -29,6 +29,7 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
 }
 
+from tests.support.outcomes import pytest_terminal_summary  # noqa: E402, F401 - a hook, found by its name
 from tests.support.warehouse import Cluster, TestWarehouse  # noqa: E402
 
 

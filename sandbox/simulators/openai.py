@@ -153,15 +153,13 @@ class Caller:
 
 
 ODD_NAMES = (
-    "O'Brien's \"model\"",
+    "O'Brien's \"model\" back\\slash \\n \\. \\N",
     "x'); drop table raw.openai_completions; --",
     "{{ env_var('HOME') }} {% raw %} ${HOME} $(reboot) `id` %s %(model)s",
-    "back\\slash \\n \\. \\N",
-    "tab\tline\r\nfeed \x1b[31mred",
-    "\u202eelpmaxe \U0001f648 \u0000 nul",
+    "tab\tline\r\nfeed \x1b[31mred \u202eelpmaxe \U0001f648 \u0000 nul",
     '=HYPERLINK("http://localhost/","x")',
     "<img src=x onerror=alert(1)>",
-    "long " * 600,
+    "-".join(["long"] * 600),
 )
 """Names that hurt whoever puts data into a statement, a template, a terminal, a spreadsheet or a page."""
 

@@ -11,8 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ai_usage import providers
@@ -24,7 +22,7 @@ from sandbox.service import Sandbox
 from tests.support import stack
 from tests.support.killing_proxy import KillingProxy
 from tests.support.marts import assert_marts_equal_the_truth
-from tests.support.victim import Victim
+from tests.support.victim import Forks, Victim
 from tests.support.warehouse import Cluster, TestWarehouse
 
 PROJECT = Path(__file__).parents[2] / "dbt_project"
@@ -141,7 +139,8 @@ def _restate(chance: random.Random, sandbox: Sandbox, oldest: int) -> str:
 # ---------------------------------------------------------------- transforms
 
 
-def _transform(warehouse: Warehouse, run_id: str, target: Path) -> None:
+def transform_quietly(warehouse: Warehouse, run_id: str, target: Path) -> None:
+    """Transform, in a process of its own, whatever comes of it."""
     try:
         transform(warehouse, run_id, project=PROJECT, target=target)
     except UsageError as error:
@@ -153,18 +152,15 @@ def _transform_disturbed(
 ) -> str:
     """Transform half-loaded slices: to its end, or killed, or with the database killed under it."""
     how = chance.choice(["whole", "killed", "database killed"])
-    process: BaseProcess = get_context("forkserver").Process(
-        target=_transform, args=(warehouse.warehouse, run_id, target)
-    )
-    process.start()
+    forks = Forks()
+    process = forks.start(transform_quietly, warehouse.warehouse, run_id, target)
     if how != "whole":
         time.sleep(chance.uniform(1.0, 12.0))
         if how == "killed":
             process.kill()
         else:
             cluster.postgres.kill()
-    process.join(300)
-    assert process.exitcode is not None, "a transform did not end"
+    forks.join(process)
     cluster.postgres.start()
     return f"transform {how}"
 

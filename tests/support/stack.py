@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from ai_usage import providers
@@ -31,6 +33,9 @@ from tests.support.warehouse import TestWarehouse
 ONE = Decimal(1)
 WITHOUT_MOTO = frozenset({"aws_bedrock_default", "authress_company"})
 """Connections that a sandbox without moto does not answer."""
+
+TELL_AS_THE_DAY_GOES = frozenset({"groq"})
+"""Providers of the sandbox whose answer about today is another one every five minutes."""
 
 
 class Slot(NamedTuple):
@@ -91,9 +96,10 @@ def be_impatient() -> None:
 # ---------------------------------------------------------------- running
 
 
-def connections(sandbox: Sandbox) -> dict[str, str]:
-    """Return the environment with every connection that a sandbox without moto answers."""
-    answered = [one for one in sandbox.connections() if one["connection_id"] not in WITHOUT_MOTO]
+def connections(sandbox: Sandbox, without: Iterable[str] = ()) -> dict[str, str]:
+    """Return the environment with every connection that a sandbox without moto answers, but for those named."""
+    absent = WITHOUT_MOTO.union(without)
+    answered = [one for one in sandbox.connections() if one["connection_id"] not in absent]
     for one in answered:
         if one["conn_type"] == "aws":
             # botocore waits for seconds between its attempts.
@@ -123,16 +129,29 @@ def run(
     return failures
 
 
-def run_all(settings: Mapping[str, str], names: Sequence[str], today: date, run_id: str) -> None:
+def run_all(
+    settings: Mapping[str, str],
+    names: Sequence[str],
+    today: date,
+    run_id: str,
+    window: tuple[str, str] | None = None,
+) -> None:
     """Sync some providers in a process of their own, whatever comes of it."""
+    request = sync.Request(first=window[0], last=window[1]) if window else None
     os.environ.update(settings)
     be_impatient()
     for name in names:
         try:
-            run(name, today, run_id)
+            run(name, today, run_id, request)
         except UsageError as error:
             # What a task of its own would have failed with: its neighbours do not care.
             print(f"{name}: {error}")
+
+
+def move_connection(environment: pytest.MonkeyPatch, connection_id: str, address: str) -> None:
+    """Let an Airflow connection point elsewhere."""
+    name = f"AIRFLOW_CONN_{connection_id.upper()}"
+    environment.setenv(name, json.dumps(json.loads(os.environ[name]) | {"host": address}))
 
 
 # ---------------------------------------------------------------- what is there
@@ -156,9 +175,11 @@ def content(warehouse: TestWarehouse, provider_name: str) -> Content:
                 from ops.slice as slice
                 inner join ops.connection as connection using (connection_id)
                 left join lateral (
-                    select array_agg(source.record::text order by source.record::text) as records
+                    select array_agg(known.text order by known.text) as records
                     from ops.load as version
                     inner join raw.{} as source using (load_id, usage_date)
+                    -- Fields that no document names are kept apart; they take no part in any number.
+                    cross join lateral (select (source.record - 'extra_fields')::text as text) as known
                     where version.connection_id = slice.connection_id and version.stream = slice.stream
                         and version.scope = slice.scope and version.usage_date = slice.usage_date
                         and version.superseded_by is null
@@ -168,6 +189,9 @@ def content(warehouse: TestWarehouse, provider_name: str) -> Content:
             ).format(sql.Identifier(provider.table(stream)))
             for row in session.execute(statement, (provider_name, stream.name)):
                 found[Slot(*row[:4])] = Held(row[4], tuple(row[5]))
+    if provider_name in TELL_AS_THE_DAY_GOES:
+        today = datetime.now(UTC).date()
+        return {slot: held for slot, held in found.items() if slot.usage_date != today}
     return found
 
 

@@ -23,8 +23,36 @@ PRELOADED = [
 PATIENCE = 240
 
 
+class Forks:
+    """Processes forked from a server that has imported everything: each starts in milliseconds, and shares no thread."""
+
+    def __init__(self) -> None:
+        self._processes = multiprocessing.get_context("forkserver")
+        self._processes.set_forkserver_preload(PRELOADED)
+
+    def start(self, what: Callable[..., None], *arguments: object) -> BaseProcess:
+        """Begin."""
+        process = self._processes.Process(target=what, args=arguments)
+        process.start()
+        return process
+
+    def run(self, what: Callable[..., None], *arguments: object) -> bool:
+        """Begin, wait for the end, and tell whether it was a good one."""
+        return self.join(self.start(what, *arguments))
+
+    @staticmethod
+    def join(process: BaseProcess) -> bool:
+        """Wait for the end, and tell whether it was a good one."""
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise AssertionError(f"a process did not end within {PATIENCE} s")
+        return process.exitcode == 0
+
+
 class Victim:
-    """Runs syncs in forks of a server that has imported everything: each starts in milliseconds, and shares no thread."""
+    """Runs syncs in processes of their own."""
 
     def __init__(self, warehouse: TestWarehouse, sandbox: Sandbox, proxy: KillingProxy) -> None:
         here = warehouse.warehouse
@@ -36,12 +64,11 @@ class Victim:
         }
         self._today = sandbox.clock.today()
         self._proxy = proxy
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(PRELOADED)
+        self._forks = Forks()
 
     def sync(self, names: Sequence[str], run_id: str) -> bool:
         """Sync some providers; tell whether the process lived to its end."""
-        return self._join(self._start(names, run_id))
+        return self._forks.join(self._start(names, run_id))
 
     def sync_killed(
         self, names: Sequence[str], run_id: str, kill_at: int, strike: Callable[[], None] | None = None
@@ -51,27 +78,15 @@ class Victim:
         self._proxy.strike = strike
         process = self._start(names, run_id, self._through_proxy)
         self._proxy.victim = process.pid
-        lived = self._join(process)
+        lived = self._forks.join(process)
         self._proxy.rest()
         return lived
 
     def sync_at_once(self, names: Sequence[Sequence[str]], run_id: str) -> bool:
         """Sync in several processes at the same time."""
         processes = [self._start(some, f"{run_id} {n}") for n, some in enumerate(names)]
-        return all([self._join(process) for process in processes])
+        return all([self._forks.join(process) for process in processes])
 
     def _start(self, names: Sequence[str], run_id: str, more: Mapping[str, str] | None = None) -> BaseProcess:
-        process = self._processes.Process(
-            target=stack.run_all, args=(self._settings | dict(more or {}), list(names), self._today, run_id)
-        )
-        process.start()
-        return process
-
-    @staticmethod
-    def _join(process: BaseProcess) -> bool:
-        process.join(PATIENCE)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise AssertionError(f"a sync did not end within {PATIENCE} s")
-        return process.exitcode == 0
+        settings = self._settings | dict(more or {})
+        return self._forks.start(stack.run_all, settings, list(names), self._today, run_id)
