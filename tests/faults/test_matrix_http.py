@@ -154,7 +154,7 @@ def test_an_address_where_nobody_answers(
     port = ground.sandbox.url.rpartition(":")[2]
     with ground.warehouse() as warehouse:
         with pytest.MonkeyPatch.context() as elsewhere:
-            for one in ("ANTHROPIC_DEFAULT", "ANTHROPIC_RESEARCH"):
+            for one in ("anthropic_default", "anthropic_research"):
                 stack.move_connection(elsewhere, one, address.format(port=port))
             assert ground.sync("anthropic", "faulty")
             assert kind in {problem.kind for problem in stack.open_problems(warehouse)}

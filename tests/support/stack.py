@@ -148,10 +148,15 @@ def run_all(
             print(f"{name}: {error}")
 
 
+def change_connection(environment: pytest.MonkeyPatch, connection_id: str, **fields: object) -> None:
+    """Fill some fields of an Airflow connection in anew."""
+    name = f"AIRFLOW_CONN_{connection_id.upper()}"
+    environment.setenv(name, json.dumps(json.loads(os.environ[name]) | fields))
+
+
 def move_connection(environment: pytest.MonkeyPatch, connection_id: str, address: str) -> None:
     """Let an Airflow connection point elsewhere."""
-    name = f"AIRFLOW_CONN_{connection_id.upper()}"
-    environment.setenv(name, json.dumps(json.loads(os.environ[name]) | {"host": address}))
+    change_connection(environment, connection_id, host=address)
 
 
 # ---------------------------------------------------------------- what is there
