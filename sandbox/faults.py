@@ -44,7 +44,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from itertools import count
 from threading import Lock
@@ -101,6 +101,7 @@ class Fault:
     :param after: how many matching calls pass unharmed first.
     :param milliseconds: how late, or how slow, where that applies.
     :param size: how much a page holds, where that applies.
+    :param day: the UTC day whose rows are spoilt, ``YYYY-MM-DD``, where rows are spoilt; all days without it.
     """
 
     kind: str
@@ -112,6 +113,7 @@ class Fault:
     after: int = 0
     milliseconds: int | None = None
     size: int | None = None
+    day: str | None = None
 
     @classmethod
     def from_json(cls, content: Any) -> Fault:
@@ -161,12 +163,21 @@ class _Entry:
 
 @dataclass(frozen=True)
 class FaultsInForce:
-    """The faults that hit one call: at most one refusal and one delivery, and any number in the content."""
+    """
+    The faults that hit one call: at most one refusal and one delivery, and any number in the content.
+
+    :param rows: those in the content, also where several days have the same.
+    """
 
     refusal: Fault | None = None
     delivery: Fault | None = None
     latency: Fault | None = None
     content: Mapping[str, Fault] | None = None
+    rows: tuple[Fault, ...] = ()
+
+    def on(self, day: date) -> FaultsInForce:
+        """Return the faults in the rows of a day."""
+        return FaultsInForce(content={fault.kind: fault for fault in self.rows if fault.day in (None, day.isoformat())})
 
     def get(self, kind: str) -> Fault | None:
         """Return the fault in the content of that kind, if it is in force."""
@@ -299,10 +310,11 @@ class FaultBook:
             delivery = next((entry for entry in due if entry.fault.kind in DELIVERIES), None)
             latency = next((entry for entry in due if entry.fault.kind in DELAYS), None)
             content = {entry.fault.kind: entry for entry in due if entry.fault.kind not in SHARED}
+            in_rows = [entry for entry in due if entry.fault.kind not in SHARED]
             if refusal:
                 # The others keep their turn, so that faults in a row happen in a row.
-                delivery, content = None, {}
-            for hit in (refusal, delivery, latency, *content.values()):
+                delivery, content, in_rows = None, {}, []
+            for hit in (refusal, delivery, latency, *in_rows):
                 if hit:
                     hit.hits += 1
         return FaultsInForce(
@@ -310,6 +322,7 @@ class FaultBook:
             delivery=delivery.fault if delivery else None,
             latency=latency.fault if latency else None,
             content={kind: entry.fault for kind, entry in content.items()},
+            rows=tuple(entry.fault for entry in in_rows),
         )
 
     def _check(self, fault: Fault) -> None:

@@ -397,7 +397,8 @@ def _deliver(buckets: list[Row], cursor: _Cursor, limit: int, total: int, faults
     if twice and cursor.turn == 0:
         ahead, has_more = _Cursor(cursor.offset, 1), True
     for bucket in buckets:
-        bucket["results"] = _spoilt(bucket["results"], cursor, faults)
+        day = datetime.fromtimestamp(bucket["start_time"], UTC).date()
+        bucket["results"] = _spoilt(bucket["results"], cursor, faults.on(day))
     if "foreign_day" in faults and buckets:
         foreign = datetime.fromtimestamp(buckets[0]["start_time"], UTC).date() - timedelta(days=90)
         buckets = [_bucket(foreign, buckets[0]["results"]), *buckets]

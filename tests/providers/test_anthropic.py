@@ -338,7 +338,7 @@ def test_a_key_for_analytics_alone_reads_them_for_the_organisation_that_the_conn
 
 def test_a_key_of_another_organisation_is_refused(sandbox: Sandbox) -> None:
     one = connection(sandbox, account_id=RESEARCH.id)
-    assert checks(one)["key"].kind == "configuration_invalid"
+    assert checks(one)["key"].kind == "wrong_account"
     with pytest.raises(ConfigurationInvalid, match=f"belongs to the organisation {PRODUCTION.id}"):
         extract(one)
 

@@ -335,7 +335,7 @@ def load(warehouse: TestWarehouse, one: Connection, run_id: str = "run") -> list
             place = Place(anthropic.name, one.connection_id, stream.name, scope.name)
             ledger.expect_slices(session, place, Window(FIRST, LAST))
     summary = sync.Summary(label="", slices_changed=0, records_written=0, calls=0)
-    reader = sync._ScopeReader(anthropic, warehouse.warehouse, one, scope, run_id, summary)
+    reader = sync.ScopeReader(anthropic, warehouse.warehouse, one, scope, run_id, summary)
     return [failure for stream in anthropic.streams for failure in reader.read(stream, [Window(FIRST, LAST)])]
 
 

@@ -215,6 +215,10 @@ class Provider(ABC):
     """
     documentation: ClassVar[Mapping[str, str]]
     """Title → address of the provider's own pages."""
+    if_empty: ClassVar[str]
+    """What to look at first when the connection works and nothing was used; one or two plain sentences."""
+    revoke: ClassVar[str]
+    """One sentence for whoever disconnects: what to take back at the provider."""
     reads: ClassVar[tuple[str, ...]]
     never_reads: ClassVar[tuple[str, ...]]
 

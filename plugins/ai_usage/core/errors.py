@@ -5,6 +5,7 @@ What can go wrong, named for what the reader does next.
 
     UsageError
     ├── ConfigurationInvalid    correct the connection
+    │   └── WrongAccount            put the right credential in, or add a connection
     ├── CredentialRejected      make a new credential
     ├── PermissionMissing       grant the named permission
     ├── NotEntitled             buy the plan, or leave the source out
@@ -68,6 +69,12 @@ class ConfigurationInvalid(UsageError):
     """The connection or a setting is wrong; nothing was asked of the provider."""
 
     kind = "configuration_invalid"
+
+
+class WrongAccount(ConfigurationInvalid):
+    """The credential belongs to another account than the connection or its history: nothing of it is filed here."""
+
+    kind = "wrong_account"
 
 
 class CredentialRejected(UsageError):
@@ -163,3 +170,8 @@ class Unexpected(UsageError):
 
     kind = "unexpected"
     is_permanent = False
+    is_of_one_answer = True
+
+
+KINDS_OF_ONE_ANSWER = frozenset({ResponseInvalid.kind, Unexpected.kind})
+"""The kinds of error that are about one answer, and say nothing about the source."""

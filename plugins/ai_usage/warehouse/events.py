@@ -73,6 +73,22 @@ def close_problem(
     return row is not None
 
 
+def end_problems(session: Session, whole: Place, but: Sequence[str] | None = None) -> None:
+    """
+    End what is open of a connection that is not a source any more, whatever the topic.
+
+    :param but: the scopes that it still has: only those of other scopes are ended, and those of the whole stay open.
+    """
+    session.execute(
+        """
+        update ops.problem set resolved_at = now(), resolution = 'disconnected'
+        where connection_id = %(connection_id)s and resolved_at is null
+            and (%(scopes)s::text[] is null or scope <> all(%(scopes)s))
+        """,
+        {"connection_id": whole.connection_id, "scopes": None if but is None else list(but)},
+    )
+
+
 def _tell(
     session: Session,
     place: Place,
@@ -133,12 +149,18 @@ def close_story(session: Session, place: Place, run_id: str | None) -> None:
     """Tell that a place can be read again, if it could not, and nothing that is still to be read fails any more."""
     still_failing = session.execute(
         """
-        select 1 from ops.slice
-        where connection_id = %s and scope = %s and stream = %s
-            and error_kind is not null and state in ('failed', 'not_entitled', 'provisional')
+        select 1
+        from ops.slice as slice
+        left join ops.stream as promise on promise.provider = %s and promise.stream = slice.stream
+        where slice.connection_id = %s and slice.scope = %s and slice.stream = %s and slice.error_kind is not null
+            and (
+                slice.state in ('failed', 'not_entitled', 'provisional')
+                -- A settled day of the look-back is read again too.
+                or (slice.load_id is not null and slice.usage_date >= current_date - promise.lookback_days)
+            )
         limit 1
         """,
-        (place.connection_id, place.scope, place.stream),
+        (place.provider, place.connection_id, place.scope, place.stream),
     ).fetchone()
     if not still_failing:
         close_problem(session, place, "reading", run_id)
