@@ -170,7 +170,9 @@ class Ground:
                 """
             )
         )
-        leaked = [one["connection_id"] for one in self.sandbox.connections() if (one["password"] or "-none-") in written]
+        leaked = [
+            one["connection_id"] for one in self.sandbox.connections() if (one["password"] or "-none-") in written
+        ]
         assert not leaked, f"the secrets of {leaked} were written down"
 
     def _untouched(self, scenario: Scenario, warehouse: TestWarehouse, failures: list[UsageError]) -> str:
@@ -185,7 +187,9 @@ class Ground:
                 assert was or here.state in ("failed", "missing", "not_entitled"), f"{slot} looks {here.state}"
             else:
                 assert here == true, f"{slot} is not what the provider says"
-        assert not scenario.others or any(now.get(slot) == true != held.get(slot) for slot, true in self.after[name].items())
+        assert not scenario.others or any(
+            now.get(slot) == true != held.get(slot) for slot, true in self.after[name].items()
+        )
         problems = stack.open_problems(warehouse)
         assert scenario.kind in {problem.kind for problem in problems}, f"told as {problems}"
         assert all(problem.action and problem.message for problem in problems), "a problem without a way out"
@@ -240,14 +244,16 @@ def _read_all(ground: Ground, warehouse: TestWarehouse, names: Sequence[str]) ->
 def change_minds(sandbox: Sandbox, provider: str) -> None:
     """Restate the last days: one place to nothing, one beyond 32 bits, the others up and down."""
     changes: list[dict[str, Any]] = [{"vanish": True}, {"factor": "3"}, {"factor": "0.5"}, {"factor": "0"}]
-    days = (1, 2)
+    days: tuple[int, ...] = (1, 2)
     if provider == "openai":
         changes[1], days = {"factor": BEYOND_32_BITS}, (1, 2, 3)
     for number, place in enumerate(stack.restatable(sandbox, provider, days, ABSENT.get(provider, ()))):
         stack.restate(sandbox, provider, place, **changes[number % len(changes)])
 
 
-def assert_marts_are_true(ground: Ground, target: Path, names: Sequence[str], before: Callable[[], None] | None = None) -> None:
+def assert_marts_are_true(
+    ground: Ground, target: Path, names: Sequence[str], before: Callable[[], None] | None = None
+) -> None:
     """Build the marts of the warehouse that was read without a fault, and compare them with the truth."""
     if before:
         before()

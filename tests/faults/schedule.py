@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from ai_usage import providers
-from ai_usage.orchestration.transform import TransformFailed, transform
-from ai_usage.warehouse.session import Warehouse
 from ai_usage.core.errors import UsageError
+from ai_usage.orchestration.transform import transform
+from ai_usage.warehouse.session import Warehouse
 from sandbox import faults, simulators
 from sandbox.service import Sandbox
 from tests.support import stack
@@ -131,7 +132,9 @@ def _restate(chance: random.Random, sandbox: Sandbox, oldest: int) -> str:
     if not places:
         return f"nothing of {name}"
     place = chance.choice(places)
-    change = chance.choice([{"factor": "0"}, {"factor": "0.5"}, {"factor": "1"}, {"factor": "3"}, {"vanish": True}])
+    change: dict[str, Any] = chance.choice(
+        [{"factor": "0"}, {"factor": "0.5"}, {"factor": "1"}, {"factor": "3"}, {"vanish": True}]
+    )
     stack.restate(sandbox, name, place, **change)
     return f"{name} {place.account} {place.region} {place.day} {change}"
 

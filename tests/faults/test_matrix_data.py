@@ -89,12 +89,8 @@ def test_names_that_hurt(ground: Ground, tell: Tell, target: Path) -> None:
         assert not ground.sync("openai", "faulty")
         transform(warehouse.warehouse, "odd", project=PROJECT, target=target)
 
-        stored = {
-            name for (name,) in warehouse.query("select distinct record ->> 'model' from raw.openai_completions")
-        }
-        shown = {
-            name for (name,) in warehouse.query("select distinct raw_model_id from marts.usage_daily_detail")
-        }
+        stored = {name for (name,) in warehouse.query("select distinct record ->> 'model' from raw.openai_completions")}
+        shown = {name for (name,) in warehouse.query("select distinct raw_model_id from marts.usage_daily_detail")}
         expected = {name.replace("\0", "\N{REPLACEMENT CHARACTER}") for name in ODD_NAMES}
         assert expected <= stored, "a name was not stored as it came"
         assert expected <= shown, "a name did not reach the marts as it came"
@@ -148,7 +144,10 @@ def _is_long(value: Any) -> bool:
 WORLD: list[tuple[str, Callable[[dict[str, Any]], bool]]] = [
     ("B4 openai: counts beyond 32 bits", lambda row: (row["input_tokens"] or 0) > 2**32),
     ("B5 all: money with more digits than a float holds", lambda row: _is_long(row["billed_cost"])),
-    ("B10 all: credits and refunds below zero", lambda row: any((row[name] or 0) < 0 for name in ("billed_cost", "credits"))),
+    (
+        "B10 all: credits and refunds below zero",
+        lambda row: any((row[name] or 0) < 0 for name in ("billed_cost", "credits")),
+    ),
     ("B11 all: money in another currency than dollars", lambda row: row["billed_currency"] not in (None, "USD")),
     ("B14 all: numbers that were never given are NULL and not 0", lambda row: row["input_tokens"] is None),
 ]
@@ -165,9 +164,7 @@ def test_the_marts_equal_an_odd_world(
     tell(scenario, "marts equal the truth, to the last digit")
 
 
-def test_days_that_went_to_zero_or_vanished(
-    ground: Ground, rows: list[dict[str, Any]], tell: Tell
-) -> None:
+def test_days_that_went_to_zero_or_vanished(ground: Ground, rows: list[dict[str, Any]], tell: Tell) -> None:
     tell("B15 all: days that were restated up, down, to zero, and to nothing")
     for name in PROVIDERS:
         before, after = ground.before[name], ground.after[name]

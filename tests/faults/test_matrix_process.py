@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from ai_usage.core.errors import UsageError, WarehouseUnavailable
-from ai_usage.orchestration.transform import transform
+from ai_usage.core.errors import WarehouseUnavailable
 from tests.faults.conftest import Tell
-from tests.faults.ground import PROJECT, Ground, assert_marts_are_true, assert_same, prepared
+from tests.faults.ground import Ground, assert_marts_are_true, assert_same, prepared
 from tests.faults.schedule import transform_quietly
 from tests.support import stack
 from tests.support.killing_proxy import KillingProxy
@@ -59,9 +57,7 @@ def old_or_new(ground: Ground, warehouse: TestWarehouse, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["anthropic", "google_vertex_ai", "replicate"])
 @pytest.mark.parametrize("kill_at", [9, 23, 31, 38, 44, 57])
-def test_a_worker_that_is_killed(
-    ground: Ground, tell: Tell, proxy: KillingProxy, name: str, kill_at: int
-) -> None:
+def test_a_worker_that_is_killed(ground: Ground, tell: Tell, proxy: KillingProxy, name: str, kill_at: int) -> None:
     tell(f"C2 {name}: SIGKILL before message {kill_at} to PostgreSQL")
     with ground.warehouse() as warehouse:
         victim = Victim(warehouse, ground.sandbox, proxy)
@@ -133,7 +129,7 @@ def test_a_backfill_and_a_run_that_overlap(ground: Ground, tell: Tell) -> None:
             forks.start(stack.run_all, settings, ["replicate"], today, f"backfill {n}", (str(one), str(other)))
             for n, (one, other) in enumerate(windows)
         ]
-        assert all([forks.join(process) for process in running])
+        assert forks.join_all(running)
         ground.assert_exact(warehouse, "replicate")
     tell("C7", "exact at once, nothing twice")
 
@@ -145,7 +141,7 @@ def test_the_same_task_twice(ground: Ground, tell: Tell) -> None:
         running = [
             forks.start(stack.run_all, settings, ["google_vertex_ai"], ground.today, "the same run") for _ in range(2)
         ]
-        assert all([forks.join(process) for process in running])
+        assert forks.join_all(running)
         ground.assert_exact(warehouse, "google_vertex_ai")
         ground.sync("google_vertex_ai", "the same run")
         ground.assert_exact(warehouse, "google_vertex_ai")
@@ -246,7 +242,11 @@ def test_clocks_that_are_ahead(ground: Ground, tell: Tell) -> None:
     with ground.warehouse() as warehouse:
         stack.run("anthropic", ground.today + timedelta(days=2), "ahead")
         assert not ground.sync("anthropic", "healed")
-        now = {slot: held for slot, held in stack.content(warehouse, "anthropic").items() if slot.usage_date <= ground.today}
+        now = {
+            slot: held
+            for slot, held in stack.content(warehouse, "anthropic").items()
+            if slot.usage_date <= ground.today
+        }
         assert_same(now, ground.after["anthropic"])
         ahead = warehouse.query("select distinct state from ops.slice where usage_date > %s", ground.today)
         assert set(ahead) <= {("provisional",), ("missing",), ("failed",)}, "a day that has not begun counts as settled"
@@ -266,7 +266,7 @@ def test_transforms_that_are_killed_or_meet(ground: Ground, tell: Tell, target: 
         forks.join(process)
         own_cluster.postgres.start()
     running = [forks.start(transform_quietly, warehouse, f"at once {n}", target) for n in range(2)]
-    assert all([forks.join(process) for process in running])
+    assert forks.join_all(running)
     assert ground.later.query("select count(*) from ops.pending_rebuild") == [(0,)]
     assert_marts_are_true(ground, target, PROVIDERS)
     tell("C11", "marts equal the truth, to the last digit")

@@ -25,11 +25,23 @@ SCENARIOS = [
         told("D1", "a refusal that repeats the key", name, REJECTED, fault("invalid_credentials"))
         for name in ("fireworks", "groq", "openrouter", "replicate")
     ),
-    told("D1", "a refusal that repeats the key, at the first run", "openai", REJECTED, fault("invalid_credentials"),
-         is_new=True),
+    told(
+        "D1",
+        "a refusal that repeats the key, at the first run",
+        "openai",
+        REJECTED,
+        fault("invalid_credentials"),
+        is_new=True,
+    ),
     told("D8", "a next page on another host", "azure_openai", INVALID, fault("foreign_link")),
-    told("D8", "a next page on another host", "replicate", INVALID, fault("small_pages", size=20),
-         fault("cursor_elsewhere")),
+    told(
+        "D8",
+        "a next page on another host",
+        "replicate",
+        INVALID,
+        fault("small_pages", size=20),
+        fault("cursor_elsewhere"),
+    ),
     told("D8", "a redirect to another host", "groq", INVALID, fault("redirect_away")),
     told("D8", "a redirect to another host", "fireworks", INVALID, fault("redirect_away")),
 ]
@@ -148,7 +160,11 @@ def test_roles_that_overreach(ground: Ground, tell: Tell) -> None:
             for statement in statements:
                 with (
                     psycopg.connect(
-                        host=here.host, port=here.port, dbname=here.dbname, user=here.user, password=here.password,
+                        host=here.host,
+                        port=here.port,
+                        dbname=here.dbname,
+                        user=here.user,
+                        password=here.password,
                         options=f"-c role={role}",
                     ) as session,
                     pytest.raises(psycopg.errors.InsufficientPrivilege),
@@ -164,7 +180,9 @@ def test_roles_that_overreach(ground: Ground, tell: Tell) -> None:
 def test_faults_through_airflow(ground: Ground, tell: Tell) -> None:
     tell("A6 anthropic: one key of two is refused, through Airflow's own task runner")
     migrate_metadata()
-    account = next(slot.connection_id for slot in ground.after["anthropic"] if slot.connection_id != "anthropic_default")
+    account = next(
+        slot.connection_id for slot in ground.after["anthropic"] if slot.connection_id != "anthropic_default"
+    )
     with ground.warehouse() as warehouse:
         with pytest.MonkeyPatch.context() as wrong:
             stack.change_connection(wrong, account, password="sk-ant-admin01-revoked-long-ago-and-never-made-again")

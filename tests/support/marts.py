@@ -59,8 +59,12 @@ def _assert_same(stored: Places, true: Places) -> None:
     told = []
     for place in sorted(differing, key=repr)[:5]:
         have, want = stored.get(place), true.get(place)
-        names = sorted(name for name in {**(have or {}), **(want or {})} if (have or {}).get(name) != (want or {}).get(name))
-        told.append(f"{place}: stored {have and {n: have[n] for n in names}}, true {want and {n: want[n] for n in names}}")
+        names = sorted(
+            name for name in {**(have or {}), **(want or {})} if (have or {}).get(name) != (want or {}).get(name)
+        )
+        told.append(
+            f"{place}: stored {have and {n: have[n] for n in names}}, true {want and {n: want[n] for n in names}}"
+        )
     assert not differing, f"{len(differing)} places differ:\n" + "\n".join(told)
 
 

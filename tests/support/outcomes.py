@@ -25,5 +25,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def _in_order(scenario: str) -> tuple[str, int, str]:
-    number = scenario.split()[0]
+    number = scenario.split(maxsplit=1)[0]
     return number[0], int("".join(letter for letter in number[1:] if letter.isdigit()) or 0), scenario

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 
 from sandbox.service import Sandbox
@@ -50,6 +49,12 @@ class Forks:
             raise AssertionError(f"a process did not end within {PATIENCE} s")
         return process.exitcode == 0
 
+    @classmethod
+    def join_all(cls, processes: Iterable[BaseProcess]) -> bool:
+        """Wait for the end of every one, and tell whether all were good."""
+        ends = [cls.join(process) for process in processes]
+        return all(ends)
+
 
 class Victim:
     """Runs syncs in processes of their own."""
@@ -85,7 +90,7 @@ class Victim:
     def sync_at_once(self, names: Sequence[Sequence[str]], run_id: str) -> bool:
         """Sync in several processes at the same time."""
         processes = [self._start(some, f"{run_id} {n}") for n, some in enumerate(names)]
-        return all([self._forks.join(process) for process in processes])
+        return self._forks.join_all(processes)
 
     def _start(self, names: Sequence[str], run_id: str, more: Mapping[str, str] | None = None) -> BaseProcess:
         settings = self._settings | dict(more or {})
