@@ -84,7 +84,7 @@ def test_addresses_that_lead_astray(ground: Ground, tell: Tell) -> None:
                 failures = ground.sync("anthropic", f"astray {address}")
             assert failures, address
             assert all(isinstance(failure, ConfigurationInvalid) for failure in failures), (address, failures)
-            assert not any("word" in str(failure) for failure in failures)
+            assert not any("user:word" in str(failure) for failure in failures)
         assert ground.sandbox.requests.count() == 0
         assert_same(stack.content(warehouse, "anthropic"), ground.before["anthropic"])
         ground.heal(warehouse, "anthropic")
