@@ -104,18 +104,15 @@ def test_a_receiver_that_is_gone_changes_the_colour_of_no_run(
 
 
 def test_a_transform_that_is_given_up_is_told(connected: TestWarehouse, receiver: Receiver) -> None:
-    opening = (
-        "insert into ops.problem (provider, connection_id, topic, kind, severity, message)"
-        " values ('-', %s, 'transform', 'transform_failed', 'error', 'The marts were not brought up to date.')"
-    )
-    connected.query(opening, "usage_marts")
     connected.query("insert into ops.pending_rebuild (connection_id, usage_date) values ('groq_default', current_date)")
     # A missing right fails at once; what dbt fails with is tried again a minute later.
     connected.query("revoke update on ops.pending_rebuild from ai_usage_transformer")
 
     assert run_dag("usage_marts").state == "failed"
 
-    assert receiver.titles() == ["AI usage: usage_marts: The marts were not brought up to date."]
+    (title,) = receiver.titles()
+    assert title.startswith("AI usage: usage_marts: PostgreSQL at ")
+    assert "permission denied for table pending_rebuild" in title
 
 
 def test_the_first_run_has_the_marts_built_even_if_nothing_could_be_read(

@@ -398,7 +398,7 @@ def test_a_history_from_before_the_analytics_reports_is_refused_before_anybody_e
 def test_the_form_offers_the_settings_that_the_provider_reads(sandbox: Sandbox) -> None:
     fields: Mapping[str, Any] = CONNECTION_TYPE["conn-fields"]
     assert CONNECTION_TYPE["connection-type"] == PROVIDER.connection_type
-    assert set(fields) == {"account_name", "account_id", "start_date", "reports"}
+    assert set(fields) == {"account_name", "account_id", "start_date", "lookback_days", "reports"}
     for choice in fields["reports"]["schema"]["enum"]:
         reports = provider().check(connection(sandbox, reports=choice, start_date="2026-07-01"))
         assert next(iter(reports)).passed
