@@ -148,7 +148,7 @@ def test_no_role_is_more_than_it_says(built: TestWarehouse) -> None:
         "select roleid::regrole::text, member::regrole::text, admin_option from pg_auth_members"
         " where member::regrole::text like 'ai_usage%%' order by 1"
     )
-    assert members == [(role, "ai_usage", False) for role in sorted((JANITOR, LOADER, TRANSFORMER))]
+    assert members == [(role, "ai_usage", False) for role in sorted((JANITOR, LOADER, READER, TRANSFORMER))]
 
 
 def as_role(warehouse: TestWarehouse, role: str) -> Session:
@@ -214,7 +214,7 @@ FORBIDDEN = {
         "insert into marts.usage_daily default values",
         "delete from marts.usage_daily",
     ),
-    "ai_usage": ("table ops.load", "table raw.groq_usage", "table marts.usage_daily", "set role ai_usage_reader"),
+    "ai_usage": ("table ops.load", "table raw.groq_usage", "table marts.usage_daily", "set role postgres"),
 }
 
 
