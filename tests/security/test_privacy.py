@@ -115,7 +115,7 @@ def unknown(table: str, record: dict[str, Any]) -> list[str]:
         if not (
             (path in numbers and is_number(value))
             or (path in names and isinstance(value, str | None))
-            or (EXTRA_NAME.fullmatch(path) and is_harmless(value))
+            or (EXTRA_NAME.fullmatch(path) and (is_harmless(value) or isinstance(value, float)))
         )
     ]
 
