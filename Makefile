@@ -1,6 +1,6 @@
 # Everything a person types. The work is done by bin/ and launcher/; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help run stop status clean setup dev-setup test lint audit format bench sandbox lock
+.PHONY: help run stop status clean setup dev-setup test faults soak lint audit format bench sandbox lock
 
 python := .state/venv/bin/python
 checked := plugins/ai_usage plugins/ai_usage_plugin.py launcher sandbox dags bench tests
@@ -31,6 +31,13 @@ dev-setup: ## the same with the tools for tests and lint
 
 test: dev-setup ## run the tests, as CI does; make test ARGS='-k loader' runs some
 	@$(python) -m pytest -n auto --maxprocesses=4 --dist loadfile tests $(ARGS)
+
+faults: dev-setup ## play every scenario of the fault matrix, and print what became of each
+	@$(python) -m pytest -q -n auto --maxprocesses=4 --dist loadfile tests/faults/test_matrix_*.py $(ARGS)
+
+soak: dev-setup ## play 200 random schedules of faults, kills and restatements (SEEDS=…; SEED=… the first one)
+	@AI_USAGE_TEST_SCHEDULES=$(or $(SEEDS),200) $(if $(SEED),AI_USAGE_TEST_SEED=$(SEED)) \
+		$(python) -m pytest -v -n auto --maxprocesses=4 tests/faults/test_random_schedules.py $(ARGS)
 
 lint: dev-setup ## check style, types and SQL
 	$(python) -m ruff check .

@@ -12,6 +12,7 @@ from ai_usage.core.slices import Window
 
 MOST_DAYS_AT_ONCE = 1100
 """The longest history that one run may be asked for: three years, so that a typing error stays cheap."""
+BEFORE_ALL_SOURCES = date(2010, 1, 1)
 UNKNOWN_SCOPE = "?"
 """The scope of a connection that could not be asked for its scopes and has none on record."""
 
@@ -93,12 +94,18 @@ def requested_window(request: Request, today: date) -> Window | None:
 
 
 def day_of(name: str, text: str | None) -> date | None:
-    """Return the day that a field names, or ``None`` for an empty one; refuse what is no day."""
+    """Return the day that a field names, or ``None`` for an empty one; refuse what is no day, or no source can know."""
     if text in (None, ""):
         return None
     try:
-        return date.fromisoformat(str(text))
+        day = date.fromisoformat(str(text))
     except ValueError:
         raise ConfigurationInvalid(
             f"'{name}' is not a day: {str(text)[:40]!r}.", action="Write it as YYYY-MM-DD, for example 2026-08-31."
         ) from None
+    if day < BEFORE_ALL_SOURCES:
+        # The ledger answers for every day since the first, so a slip of the keyboard would cost it centuries.
+        raise ConfigurationInvalid(
+            f"'{name}' ({day}) is older than any source.", action=f"Name a day from {BEFORE_ALL_SOURCES} on."
+        )
+    return day
