@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sqlite3
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -81,6 +84,50 @@ def everything(rows: Iterable[tuple[object, ...]]) -> str:
 def files(folder: Path) -> dict[str, str]:
     """Return every file below a folder, databases and archives included, byte by byte."""
     return {str(path): path.read_bytes().decode("latin-1") for path in _files(folder)}
+
+
+def metadata(database: Path) -> dict[str, str]:
+    """
+    Return every value of every table of a SQLite database, as Airflow keeps its own in.
+
+    Read as rows, since SQLite scatters what is long over pages; as bytes too, since deleted rows remain in the file.
+    """
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as session:
+        session.text_factory = lambda raw: raw.decode("latin-1")
+        names = [name for (name,) in session.execute("select name from sqlite_master where type = 'table'")]
+        found = {f"metadata.{name}": _values(session.execute(f'select * from "{name}"')) for name in names}
+    return found | {"metadata, as bytes": database.read_bytes().decode("latin-1")}
+
+
+def _values(rows: Iterable[tuple[object, ...]]) -> str:
+    return everything(
+        tuple(value.decode("latin-1") if isinstance(value, bytes) else value for value in row) for row in rows
+    )
+
+
+class Processes:
+    """Remembers the arguments of every process of this machine that runs meanwhile."""
+
+    def __init__(self) -> None:
+        self.arguments: set[str] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Processes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.2):
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    self.arguments.add(process.read_bytes().replace(b"\0", b" ").decode("latin-1"))
+                except OSError:
+                    continue  # it has ended
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -21,10 +21,15 @@ def forgetful_masker() -> Iterator[None]:
 
     It learns the whole extra of every connection; hundreds of made-up connections would make it slower and slower.
     """
+    forget()
+    yield
+    forget()
+
+
+def forget() -> None:
+    """Let the masker forget at once."""
     from airflow.sdk._shared.secrets_masker.secrets_masker import _secrets_masker
 
-    _secrets_masker().reset_masker()
-    yield
     _secrets_masker().reset_masker()
 
 

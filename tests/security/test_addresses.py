@@ -16,6 +16,7 @@ from ai_usage.core.http import HttpClient, Limits
 from ai_usage.orchestration.client_kinds import open_client
 from ai_usage.orchestration.clients import open_connection
 from tests.core.http_server import Server, answer, ok
+from tests.security.conftest import forget
 from tests.security.credentials import PREFIXES, PROVIDERS, Planted, canary, plant
 
 REFUSED = (
@@ -121,6 +122,7 @@ def test_a_foreign_address_is_refused_before_a_line_is_opened(
     provider, stored = providers.load(name), dict[str, Any]()
     monkeypatch.setattr("ai_usage.orchestration.clients.find_connection", stored.get)
     for url in REFUSED:
+        forget()
         planted = moved(name, place, url)
         stored.update({one: as_airflow(one, fields) for one, fields in planted.beside.items()})
         with pytest.raises(ConfigurationInvalid) as caught:

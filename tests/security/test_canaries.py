@@ -25,17 +25,19 @@ from ai_usage.core.contract import Memory, Provider
 from ai_usage.core.errors import UsageError
 from ai_usage.orchestration import sync
 from ai_usage.orchestration.clients import open_connection
+from ai_usage.orchestration.work import Part, Work
 from ai_usage.warehouse import ledger
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
 from tests.security import canaries
+from tests.security.conftest import forget
 from tests.security.credentials import LIKELY, PROVIDERS, canary, pem, plant
 from tests.security.evil import FAULTS, EvilServer, token
 from tests.support.warehouse import Cluster, TestWarehouse
 
 pytestmark = pytest.mark.usefixtures("without_waiting")
 
-START = (datetime.now(UTC).date() - timedelta(days=2)).isoformat()
+START = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +72,30 @@ def run(provider_name: str, warehouse: Warehouse, connection_id: str, run_id: st
         return [error]
     for piece in work:
         try:
-            sync.extract_and_load(provider, warehouse, piece, run_id)
+            sync.extract_and_load(provider, warehouse, shortened(piece), run_id)
         except Exception as error:
             raised.append(error)
     return raised
+
+
+def shortened(piece: Work) -> Work:
+    """Return a day of the first and the last stream of what is to be read: those between them share their client."""
+    parts: list[Part] = []
+    for part in piece["parts"]:
+        streams = list(part["windows"])
+        windows = {name: part["windows"][name][-1:] for name in (*streams[:1], *streams[-1:])}
+        parts.append({"scope": part["scope"], "windows": windows})
+    return {"connection_id": piece["connection_id"], "label": piece["label"], "parts": parts}
+
+
+SHARED_CLIENT = ("openai", "groq", "fireworks", "openrouter", "replicate", "authress")
+"""Read through the clients of anthropic and aws_bedrock, which meet every fault; how they read an answer is their own."""
+THEIRS = ("status_400", "status_401", "status_403", "not_json", "payload")
+
+
+def faults_of(name: str) -> tuple[str, ...]:
+    """Return the faults that a provider is tried with."""
+    return THEIRS if name in SHARED_CLIENT else FAULTS
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -84,7 +106,8 @@ def test_no_fault_of_a_provider_brings_a_secret_to_light(
     haystack: dict[str, str] = {}
     secrets = {token(fault) for fault in FAULTS if fault != "no_token"}
     with EvilServer([]) as server, redirect_stdout(printed), redirect_stderr(printed):
-        for fault in FAULTS:
+        for fault in faults_of(name):
+            forget()
             planted = dataclasses.replace(plant(name, server.url(fault), START), connection_id=f"{name}_{fault}")
             secrets |= set(planted.secrets)
             server.secrets = [*planted.secrets, *([] if fault == "no_token" else [token(fault)])]
@@ -137,6 +160,7 @@ def test_a_key_in_a_field_that_is_not_for_keys_is_not_repeated(
             "key in pieces": {"password": f"{key}\nX-Evil: 1"},
         }
         for field, changes in spoilt.items():
+            forget()
             one = dataclasses.replace(planted, connection_id=f"{name}_spoilt", fields=planted.fields | changes)
             for variable, value in one.environment().items():
                 monkeypatch.setenv(variable, value)

@@ -280,7 +280,13 @@ told as (
             open_problems.action,
             case
                 when places.scope is null and open_problems.scope <> '-'
-                    then open_problems.scope || ': ' || open_problems.message
+                    then
+                        -- A sentence is one line without control characters; the name itself stays as it is in scope.
+                        regexp_replace(
+                            open_problems.scope,
+                            '[\u0001-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+', ' ', 'g'
+                        )
+                        || ': ' || open_problems.message
                 else open_problems.message
             end as message
         from open_problems
