@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
@@ -356,6 +357,18 @@ def test_whoever_reads_the_first_lines_only_gets_them_without_a_complaint(filled
 
 
 # ---------------------------------------------------------------- disconnect and purge
+
+
+@pytest.fixture(autouse=True, scope="module")
+def airflow_forgets(filled: Filled) -> Iterator[None]:
+    """Leave nothing in Airflow's database, which other tests of this process read as well."""
+    yield
+    from airflow.models import Connection, Variable
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.query(Connection).delete()
+        session.query(Variable).delete()
 
 
 def keep_in_airflow(connection_id: str, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
