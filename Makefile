@@ -4,6 +4,8 @@
 
 python := .state/venv/bin/python
 checked := plugins/ai_usage plugins/ai_usage_plugin.py launcher sandbox dags bench tests
+# Tests wait for servers much of their time, so that three at once pay on two cores as well.
+workers := $(shell n=$$(nproc 2>/dev/null || echo 2); if [ "$$n" -gt 3 ]; then echo 4; else echo 3; fi)
 compile := .state/uv/bin/uv pip compile --universal --python-version 3.11 --no-build --generate-hashes
 
 help: ## show this list
@@ -30,7 +32,7 @@ dev-setup: ## the same with the tools for tests and lint
 	@exec bin/_setup dev
 
 test: dev-setup ## run the tests, as CI does; make test ARGS='-k loader' runs some
-	@$(python) -m pytest -n auto --maxprocesses=4 --dist loadfile tests $(ARGS)
+	@$(python) -m pytest -n $(workers) --dist loadfile tests $(ARGS)
 
 faults: dev-setup ## play every scenario of the fault matrix, and print what became of each
 	@$(python) -m pytest -q -n auto --maxprocesses=4 --dist loadfile tests/faults/test_matrix_*.py $(ARGS)
