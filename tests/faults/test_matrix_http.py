@@ -73,7 +73,7 @@ SCENARIOS = [
         fault("internal_error", operation="costs", after=1),
         is_new=True,
     ),
-    told("A6", "a key that is refused from the start", "openai", REJECTED, fault("invalid_credentials"), most_calls=12),
+    told("A6", "a key that is refused from the start", "openai", REJECTED, fault("invalid_credentials"), most_calls=1),
     told(
         "A6",
         "a secret that is refused from the start",
