@@ -8,6 +8,25 @@
     ({{ coverage_order() }})[max(array_position({{ coverage_order() }}, {{ column }}))]
 {%- endmacro %}
 
+{#
+    An expression over the last attempt, with one of some outcomes, at the day of a row of `slices`. Looked up row by row,
+    and only if its column is asked for.
+#}
+{% macro of_last_attempt(expression, outcomes) -%}
+    (
+        select {{ expression }}
+        from {{ ref('stg_ops__extractions') }} as attempts
+        where
+            attempts.connection_id = slices.connection_id
+            and attempts.stream = slices.stream
+            and attempts.scope = slices.scope
+            and slices.usage_date between attempts.window_first and attempts.window_last
+            and attempts.outcome in ('{{ outcomes | join("', '") }}')
+        order by attempts.started_at desc
+        limit 1
+    )
+{%- endmacro %}
+
 {# Whether a stream's records are usage: a balance that could not be read takes nothing away from what was used. #}
 {% macro is_usage(provider='provider', stream='stream') -%}
     {{ provider }} || '/' || {{ stream }} not in ('{{ var('streams_beside_usage') | join("', '") }}')

@@ -31,7 +31,7 @@ LOADED = {"final", "provisional", "confirmed_zero"}
 REFUSED = "first (eu-west-1): The role lacks cloudwatch:GetMetricData. Grant it."
 NEVER_PLANNED = range(18, 21)
 LOST, REFUSED_DAY, EMPTY_DAY, PAUSED_SINCE, GONE_SINCE, DISCONNECTED_SINCE = 30, 5, 12, 9, 7, 6
-DELETED = 40
+DELETED, LEFT_OPEN = 40, NEVER_PLANNED[-1]
 FORGOTTEN = range(RETENTION + 1, RETENTION + 4)
 
 Place = tuple[str, str]
@@ -128,7 +128,15 @@ def begin(ledger: BedrockLedger, today: date) -> None:
 
 
 def go_wrong(ledger: BedrockLedger, dbt: Dbt, today: date) -> None:
-    """A day is refused, one is lost, one is deleted."""
+    """A day is refused, one is left open, one is lost, one is deleted."""
+    ledger.mark("second", EAST, today - timedelta(days=LEFT_OPEN), "missing")
+    for outcome, error, ago in (("failed", "Down.", "2 hours"), ("unchanged", None, "1 hour")):
+        dbt.warehouse.query(
+            "insert into ops.extraction (provider, connection_id, stream, scope, window_first, window_last, run_id,"
+            " started_at, finished_at, outcome, error_message) values ('aws_bedrock', 'second', 'metrics', %s, %s, %s,"
+            " 'test', now() - %s::interval, now(), %s, %s)",
+            *(EAST, today - timedelta(days=LEFT_OPEN), today, ago, outcome, error),
+        )
     ledger.mark("first", WEST, today - timedelta(days=LOST), "missing")
     ledger.mark("third", EAST, today - timedelta(days=REFUSED_DAY), "not_entitled")
     refused = today - timedelta(days=REFUSED_DAY)
@@ -246,6 +254,7 @@ def test_the_calendar_says_why_and_whether_it_will_change(world: World) -> None:
 
     assert "had nothing" in world.row("first", WEST, EMPTY_DAY)["reason"]
     assert world.row("third", EAST, REFUSED_DAY)["reason"] == "The plan of the account does not include it."
+    assert world.row("second", EAST, LEFT_OPEN)["reason"].startswith("The provider was asked, and says neither")
 
 
 def test_a_source_that_was_taken_out_is_expected_no_longer(world: World) -> None:

@@ -229,8 +229,8 @@ SCENARIOS = [
     quiet("A26", "five rows on a page", "google_vertex_ai", fault("small_pages")),
     told("A26", "as many series as were allowed", "azure_openai", INVALID, fault("at_top")),
     quiet("A27", "a day that nobody asked for", "openai", fault("foreign_day", operation="completions")),
-    told("A27", "days that are left out", "openai", INVALID, fault("missing_day"), spares_today=True),
-    quiet("A27", "a day that is left out of longer windows", "anthropic", fault("bucket_missing"), spares_today=True),
+    told("A27", "days that are left out", "openai", INVALID, fault("missing_day")),
+    quiet("A27", "a day that is left out of longer windows", "anthropic", fault("bucket_missing")),
 ]
 
 

@@ -177,7 +177,10 @@ def judge_usage(session: Session, provider: Provider, connection_id: str, run_id
         )
         select first, last, days from empty
         where days > 0 and not exists (
-            select from slices where usage_date >= first and state in ('missing', 'failed')
+            select from slices
+            where usage_date >= first
+                -- Some sources say nothing of today before it has usage.
+                and (state = 'failed' or (state = 'missing' and usage_date < current_date))
         )
         """,
         arguments,
