@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
+from ai_usage.warehouse.janitor import Cleaned, drop_passing_scopes
 from tests.dbt.bedrock_ledger import BedrockLedger, record
 from tests.dbt.conftest import Dbt, reader_session
 
 pytestmark = pytest.mark.timeout(300)
 
 NOVA, LLAMA = "amazon.nova-pro-v1:0", "meta.llama3-1-8b-instruct-v1:0"
-EAST, WEST = "us-east-1", "eu-west-1"
+EAST, WEST, PASSING = "us-east-1", "eu-west-1", "named-by-mistake"
 ACCOUNT, OTHER = "123456789012", "210987654321"
 HISTORY = 75
 RETENTION = 455
@@ -115,6 +116,7 @@ def begin(ledger: BedrockLedger, today: date) -> None:
         ("second", EAST, ACCOUNT),
         ("third", EAST, OTHER),
         ("third", WEST, OTHER),
+        ("third", PASSING, OTHER),
     ):
         ledger.scope(connection, region, account, "Prod")
     days = [n for n in range(HISTORY) if n not in NEVER_PLANNED]
@@ -125,10 +127,13 @@ def begin(ledger: BedrockLedger, today: date) -> None:
     load(ledger, "third", EAST, today, *range(DISCONNECTED_SINCE + 2, HISTORY), *FORGOTTEN[::2])
     load(ledger, "third", WEST, today, *range(GONE_SINCE + 1, 50))
     ledger.load("first", WEST, today - timedelta(days=EMPTY_DAY), [], "confirmed_zero")
+    for n in range(GONE_SINCE, GONE_SINCE + 3):
+        ledger.mark("third", PASSING, today - timedelta(days=n), "failed")
 
 
 def go_wrong(ledger: BedrockLedger, dbt: Dbt, today: date) -> None:
-    """A day is refused, one is left open, one is lost, one is deleted."""
+    """A day is refused, one is left open, one is lost, one is deleted; a region turns out to be none."""
+    drop_passing_scopes(dbt.warehouse.warehouse, Cleaned())
     ledger.mark("second", EAST, today - timedelta(days=LEFT_OPEN), "missing")
     for outcome, error, ago in (("failed", "Down.", "2 hours"), ("unchanged", None, "1 hour")):
         dbt.warehouse.query(
@@ -168,10 +173,13 @@ def world(module_dbt: Dbt) -> Iterator[World]:
     begin(module_dbt.ledger, today)
     query("update ops.scope set last_seen_at = now()")
     query(
-        "update ops.scope set last_seen_at = now() - %s * interval '1 day' where connection_id = 'third' and scope = %s",
-        *(GONE_SINCE, WEST),
+        "update ops.scope set first_seen_at = case when scope = %s then seen_at else first_seen_at end,"
+        " last_seen_at = seen_at from (select now() - %s * interval '1 day' as seen_at) as gone"
+        " where connection_id = 'third' and scope <> %s",
+        *(PASSING, GONE_SINCE, EAST),
     )
     module_dbt.transform("--exclude-resource-type", "unit_test")
+    assert query("select 1 from marts.usage_daily where region = %s and coverage = 'failed' limit 1", PASSING)
     months = row_versions(module_dbt)
     query(
         "update ops.connection set disconnected_at = now() - %s * interval '1 day' where connection_id = 'third'",
@@ -212,6 +220,11 @@ def test_every_day_that_should_be_there_is_there_once_and_holes_are_missing(worl
         *LOADED,
         *("missing", "failed", "not_entitled", "outside_retention"),
     }
+
+
+def test_a_region_that_was_named_by_mistake_has_left_the_marts(world: World) -> None:
+    for mart in ("coverage_calendar", "usage_daily", "usage_monthly"):
+        assert world.ask(f"select 1 from marts.{mart} where region = %s limit 1", PASSING) == [], mart
 
 
 def test_what_another_connection_has_read_counts_instead_of_a_hole(world: World) -> None:

@@ -113,13 +113,27 @@ def register_scope(session: Session, connection_id: str, scope: Scope) -> None:
 
 def note_sources(session: Session, provider: Provider, connection_ids: Sequence[str], next_run_at: datetime) -> None:
     """
-    Keep which connections Airflow names as sources of a provider, and when it will be asked next.
+    Keep which connections the scheduler's Airflow names as sources of a provider, and when it will ask them next.
 
     One that is no longer named keeps its history; its problems are over, because nobody asks it any more.
     """
     session.execute(
         "update ops.provider set planned_at = now(), next_run_at = %s where provider = %s", (next_run_at, provider.name)
     )
+    note_listed(session, provider, connection_ids)
+    gone = session.execute(
+        "update ops.connection set disconnected_at = now()"
+        " where provider = %s and connection_id <> all(%s) and disconnected_at is null returning connection_id",
+        (provider.name, list(connection_ids)),
+    ).fetchall()
+    for (connection_id,) in gone:
+        place = Place(provider.name, connection_id, None, None)
+        events.end_problems(session, place)
+        events.record_event(session, place, "disconnected", "info", _DISCONNECTED, _IF_NOT_MEANT, None)
+
+
+def note_listed(session: Session, provider: Provider, connection_ids: Sequence[str]) -> None:
+    """Keep that connections are sources of a provider, now or again; of others nothing is said."""
     named = list(connection_ids)
     back = session.execute(
         "select connection_id from ops.connection"
@@ -131,18 +145,9 @@ def note_sources(session: Session, provider: Provider, connection_ids: Sequence[
         " where provider = %s and connection_id = any(%s)",
         (provider.name, named),
     )
-    gone = session.execute(
-        "update ops.connection set disconnected_at = now()"
-        " where provider = %s and connection_id <> all(%s) and disconnected_at is null returning connection_id",
-        (provider.name, named),
-    ).fetchall()
     for (connection_id,) in back:
         place = Place(provider.name, connection_id, None, None)
         events.record_event(session, place, "connected", "info", "Airflow names it as a source again.", None, None)
-    for (connection_id,) in gone:
-        place = Place(provider.name, connection_id, None, None)
-        events.end_problems(session, place)
-        events.record_event(session, place, "disconnected", "info", _DISCONNECTED, _IF_NOT_MEANT, None)
 
 
 _DISCONNECTED = "Airflow no longer names this connection as a source. Its history stays."
