@@ -16,7 +16,12 @@ from typing import Any
 import pytest
 
 from ai_usage import providers
+from ai_usage.core.contract import Journal
+from ai_usage.core.errors import SourceUnavailable
+from ai_usage.core.slices import Window
+from ai_usage.warehouse import ledger, loader
 from ai_usage.warehouse.disconnecting import disconnect
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from tests.commands.conftest import Filled, say
 from tests.support.airflow import REPOSITORY
@@ -262,6 +267,30 @@ def test_a_day_that_failed_is_explained_by_the_words_of_its_last_attempt(filled:
     assert gap["state"] == "failed"
     assert "cloudwatch:GetMetricData" in gap["reason"]
     assert say(*asked).code == 0
+
+
+def test_a_day_of_which_the_provider_said_nothing_is_not_explained_as_unread(filled: Filled) -> None:
+    day, place = date(2019, 12, 31), Place("openai", "openai_default", "moderations", "-")
+    with filled.warehouse.warehouse.session(LOADER) as session:
+        window = Window(day, day)
+        ledger.expect_slices(session, place, window)
+        failed = ledger.begin_attempt(session, place, window, "before")
+        ledger.fail_attempt(session, failed, SourceUnavailable("It is down.", action="Wait."), Journal())
+        attempt = ledger.begin_attempt(session, place, window, "test")
+    loader.load(
+        filled.warehouse.warehouse,
+        attempt,
+        providers.load("openai").stream("moderations"),
+        [],
+        Journal(unanswered={day}),
+    )
+
+    said = say("explain", "--date", str(day), "--json")
+    filled.warehouse.query("delete from ops.slice where usage_date = %s", day)
+
+    (gap,) = said.json["without_rows"]
+    assert gap["state"] == "missing"
+    assert gap["reason"] == "The provider was asked, and says neither that there was usage nor that there was none."
 
 
 # ---------------------------------------------------------------- export

@@ -275,9 +275,14 @@ def _rows(result: dict[str, Any]) -> int | None:
     return int(rows) if result["unique_id"].startswith("model.") and isinstance(rows, int) and rows >= 0 else None
 
 
+def _first_line(message: str | None) -> list[str]:
+    """Return the line that says what kind of failure it was; those below may quote rows."""
+    return (message or "").splitlines()[:1]
+
+
 def _failure(dbt: Dbt, exit_code: int) -> TransformFailed:
     bad = [
-        f"{result['unique_id'].split('.')[2]} ({result['status']}: {(result.get('message') or '').splitlines()[0:1]})"
+        f"{result['unique_id'].split('.')[2]} ({': '.join([result['status'], *_first_line(result.get('message'))])})"
         for result in dbt.artifact().get("results", [])
         if result["status"] in {"error", "fail", "runtime error"}
     ]

@@ -481,17 +481,18 @@ def _gaps(session: Session, question: Question) -> Iterator[Row]:
             slice.error_kind, slice.failed_attempts, slice.last_attempt_at, load.record_count, load.extracted_at,
             coalesce(scope.account_id, slice.connection_id) as account_id, scope.account_name,
             coalesce(scope.region, 'unspecified') as region, connection.disconnected_at,
-            (
-                select extraction.error_message from ops.extraction as extraction
-                where extraction.connection_id = slice.connection_id and extraction.stream = slice.stream
-                    and extraction.scope = slice.scope and extraction.outcome = 'failed'
-                    and slice.usage_date between extraction.window_first and extraction.window_last
-                order by extraction.extraction_id desc limit 1
-            ) as last_error
+            attempt.error_message as last_error, attempt.outcome in ('loaded', 'unchanged') as was_answered
         from ops.slice as slice
         inner join ops.connection as connection using (connection_id)
         inner join ops.scope as scope using (connection_id, scope)
         left join ops.load as load on load.load_id = slice.load_id
+        left join lateral (
+            select extraction.error_message, extraction.outcome from ops.extraction as extraction
+            where extraction.connection_id = slice.connection_id and extraction.stream = slice.stream
+                and extraction.scope = slice.scope and extraction.outcome in ('failed', 'loaded', 'unchanged')
+                and slice.usage_date between extraction.window_first and extraction.window_last
+            order by extraction.extraction_id desc limit 1
+        ) as attempt on true
         where slice.usage_date = %(day)s and coalesce(load.record_count, 0) = 0
             and (%(provider)s::text is null or connection.provider = %(provider)s)
             and (%(account)s::text is null or %(account)s in (scope.account_id, scope.account_name, slice.connection_id))
@@ -511,7 +512,7 @@ def _reason(gap: Row) -> str:
         "final": f"The provider was {asked} and had nothing; that is settled.",
         "confirmed_zero": f"The provider was {asked} and had nothing; that is settled.",
         "provisional": f"The provider was {asked} and had nothing yet; it may still come.",
-        "missing": f"It is expected and was not read yet.{told}",
+        "missing": _SAID_NOTHING if gap["was_answered"] else f"It is expected and was not read yet.{told}",
         "failed": f"Reading failed {gap['failed_attempts']} times, so nothing is known of it.{told}",
         "not_entitled": f"The account's plan does not include it.{told}",
         "outside_retention": f"It was never read, and the provider no longer tells of that day.{told}",
@@ -520,6 +521,9 @@ def _reason(gap: Row) -> str:
     if gap["disconnected_at"] and gap["record_count"] is None:
         reason += f" Nobody asks any more: the connection was taken out at {gap['disconnected_at']}."
     return reason
+
+
+_SAID_NOTHING = "The provider was asked, and says neither that there was usage nor that there was none."
 
 
 def _why_nothing(session: Session, question: Question, gaps: list[Row]) -> str:
