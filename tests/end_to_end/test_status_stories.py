@@ -30,7 +30,7 @@ from ai_usage.providers.groq import GroqProvider
 from ai_usage.providers.openai import OpenAIProvider
 from ai_usage.providers.openrouter import OpenRouterProvider
 from ai_usage.providers.replicate import ReplicateProvider
-from ai_usage.warehouse import events, ledger
+from ai_usage.warehouse import events, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from sandbox.connections import environment
@@ -87,7 +87,7 @@ class Source:
         provider, warehouse = providers.load(self.provider), open_warehouse()
         sources = discover(provider)
         with warehouse.session(LOADER) as session:
-            ledger.note_sources(session, provider, sources, next_run("5 * * * *", datetime.now(UTC)))
+            registry.note_sources(session, provider, sources, next_run("5 * * * *", datetime.now(UTC)))
         asked = sync.Request(connections=[self.connection_id]) if self.connection_id in sources else sync.Request()
         failures = []
         for work in sync.plan(provider, warehouse, sources, asked):

@@ -23,7 +23,7 @@ from ai_usage.core.slices import Window
 from ai_usage.core.texts import plain
 from ai_usage.orchestration.notifications import tell_news
 from ai_usage.orchestration.transform import transform
-from ai_usage.warehouse import ledger, loader
+from ai_usage.warehouse import ledger, loader, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from tests.commands.conftest import say
@@ -70,7 +70,7 @@ def told(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         provider, window = providers.load("groq"), Window(DAY, DAY)
         (stream,) = provider.streams
         with warehouse.warehouse.session(LOADER) as session:
-            ledger.register_scopes(session, provider, place.connection_id, [Scope("-", HOSTILE[0], HOSTILE[7])])
+            registry.register_scopes(session, provider, place.connection_id, [Scope("-", HOSTILE[0], HOSTILE[7])])
             attempt = ledger.begin_attempt(session, place, window, "hostile")
         loader.load(warehouse.warehouse, attempt, stream, [Record(DAY, usage_of(name)) for name in HOSTILE], Journal())
         with Server([answer(200)]) as webhook, MailServer() as mail:
@@ -100,7 +100,7 @@ def fail(warehouse: TestWarehouse, place: Place, name: str) -> None:
     """Let the reading of a place fail in words that hold a name."""
     with warehouse.warehouse.session(LOADER) as session:
         scope = Scope(place.scope or "-", name, name)
-        ledger.register_scopes(session, providers.load(place.provider), place.connection_id, [scope])
+        registry.register_scopes(session, providers.load(place.provider), place.connection_id, [scope])
         attempt = ledger.begin_attempt(session, place, Window(DAY, DAY), name)
         ledger.fail_attempt(session, attempt, SourceUnavailable(f"{name} is down.", action=f"Ask {name}."), Journal())
 

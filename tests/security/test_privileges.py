@@ -155,15 +155,7 @@ def as_role(warehouse: TestWarehouse, role: str) -> Session:
     """Open a session the way the application does; the reader logs in himself."""
     if role == READER:
         return warehouse.as_reader()
-    here = warehouse.warehouse
-    return psycopg.connect(
-        host=here.host,
-        port=here.port,
-        dbname=here.dbname,
-        user=here.user,
-        password=here.password,
-        options=f"-c role={role}" if role != "ai_usage" else "",
-    )
+    return warehouse.as_application(role if role != "ai_usage" else None)
 
 
 FORBIDDEN_TO_ALL = (

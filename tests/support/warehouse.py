@@ -39,6 +39,18 @@ class TestWarehouse:
             cursor = session.execute(statement.encode(), values)
             return cursor.fetchall() if cursor.description else []
 
+    def as_application(self, role: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
+        """Log in as Airflow's tasks and dbt do, and take on a role of theirs; without one, the login's own rights."""
+        here = self.warehouse
+        return psycopg.connect(
+            host=here.host,
+            port=here.port,
+            dbname=here.dbname,
+            user=here.user,
+            password=here.password,
+            options=f"-c role={role}" if role else "",
+        )
+
     def as_reader(self) -> psycopg.Connection[tuple[Any, ...]]:
         """Log in as an analyst."""
         here = self.warehouse

@@ -11,7 +11,7 @@ import pytest
 from ai_usage.core.contract import Journal, Note
 from ai_usage.core.errors import CredentialRejected, NotEntitled, RateLimited, SourceUnavailable, UsageError
 from ai_usage.core.slices import Window
-from ai_usage.warehouse import events, ledger, loader
+from ai_usage.warehouse import events, ledger, loader, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from tests.support.loading import PLACE, STREAM, prepare
@@ -220,7 +220,7 @@ def test_a_source_that_says_nothing_of_today_yet_has_no_usage_all_the_same(wareh
             attempt = ledger.begin_attempt(session, PLACE, window, "run")
         loader.load(warehouse.warehouse, attempt, STREAM, [], Journal(unanswered=unanswered))
         with warehouse.warehouse.session(LOADER) as session:
-            ledger.judge_usage(session, provider, PLACE.connection_id, "run")  # type: ignore[arg-type]
+            registry.judge_usage(session, provider, PLACE.connection_id, "run")  # type: ignore[arg-type]
         return stories(warehouse)
 
     assert read(9, {today, today - timedelta(days=5)}) == [], "nobody knows about a day in between"

@@ -9,10 +9,10 @@ import pytest
 
 from ai_usage.core.contract import Scope
 from ai_usage.core.slices import Window
-from ai_usage.warehouse import janitor, ledger
+from ai_usage.warehouse import janitor, ledger, registry
 from ai_usage.warehouse.janitor import Cleaned, delete_old_rows, drop_passing_scopes, measure_tables, prune_versions
 from ai_usage.warehouse.place import Place
-from ai_usage.warehouse.roles import LOADER
+from ai_usage.warehouse.roles import JANITOR, LOADER
 from tests.support.loading import PLACE, PROVIDER, begin, day, load, prepare, records, stored
 from tests.support.warehouse import TestWarehouse
 
@@ -182,18 +182,7 @@ def test_the_janitor_cannot_write_a_record_or_a_number(place: TestWarehouse) -> 
         "update ops.load set record_count = 0",
         "insert into ops.load select * from ops.load",
     ):
-        here = place.warehouse
-        with (
-            psycopg.connect(
-                host=here.host,
-                port=here.port,
-                dbname=here.dbname,
-                user=here.user,
-                password=here.password,
-                options="-c role=ai_usage_janitor",
-            ) as session,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
-        ):
+        with place.as_application(JANITOR) as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
             session.execute(forbidden.encode())
 
 
@@ -308,7 +297,7 @@ def test_every_table_is_measured_and_one_full_of_dead_rows_is_told(
 def named(warehouse: TestWarehouse, *scopes: str, ago: str = "0 days") -> None:
     """Let the source name these scopes, and expect two days of each."""
     with warehouse.warehouse.session(LOADER) as session:
-        ledger.register_scopes(session, PROVIDER, PLACE.connection_id, [Scope(name) for name in scopes])  # type: ignore[arg-type]
+        registry.register_scopes(session, PROVIDER, PLACE.connection_id, [Scope(name) for name in scopes])  # type: ignore[arg-type]
         for name in scopes:
             ledger.expect_slices(session, place_of(name), Window(day(0), day(1)))
     warehouse.query(

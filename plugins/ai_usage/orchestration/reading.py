@@ -23,7 +23,7 @@ from ai_usage.core.slices import Window, windows_covering
 from ai_usage.orchestration.clients import open_connection
 from ai_usage.orchestration.history import history_of
 from ai_usage.orchestration.work import UNKNOWN_SCOPE, Part, Summary, Work, windows_of
-from ai_usage.warehouse import events, ledger
+from ai_usage.warehouse import events, ledger, registry
 from ai_usage.warehouse.ledger import Outcome
 from ai_usage.warehouse.loader import load
 from ai_usage.warehouse.place import Place
@@ -44,13 +44,13 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
     summary = Summary(label=work["label"], slices_changed=0, records_written=0, calls=0)
     try:
         with warehouse.session(LOADER) as session:
-            memory = ledger.recall_names(session, connection_id)
+            memory = registry.recall_names(session, connection_id)
         connection = open_connection(provider, connection_id, memory)
         history_of(connection)
         connection.stored = partial(_stored, provider, warehouse, connection_id)
         scopes = {scope.name: scope for scope in provider.scopes(connection)}
         with warehouse.session(LOADER) as session:
-            ledger.register_scopes(session, provider, connection_id, list(scopes.values()))
+            registry.register_scopes(session, provider, connection_id, list(scopes.values()))
     except NotEntitled as refusal:
         log.warning("%s", refusal.at(connection_id))
         for part in work["parts"]:
@@ -68,7 +68,7 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
             continue
         failures += ScopeReader(provider, warehouse, connection, scope, run_id, summary).read_all(part)
     with warehouse.session(LOADER) as session:
-        ledger.judge_usage(session, provider, connection_id, run_id)
+        registry.judge_usage(session, provider, connection_id, run_id)
     if failures:
         # Whatever may pass by itself decides, so that it is tried again soon.
         raise min(failures, key=lambda failure: failure.is_permanent)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ai_usage.core.errors import UsageError
 from ai_usage.orchestration.dbt_process import APPLICATION, Dbt
-from ai_usage.warehouse import events
+from ai_usage.warehouse import events, ledger
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER, TRANSFORMER
 from ai_usage.warehouse.session import Session, Warehouse
@@ -178,11 +178,10 @@ def _was_last_in(session: Session, run_id: str, dbt: Dbt) -> bool:
 
 
 def _was_ever_built(session: Session) -> bool:
-    row = session.execute(
-        "select exists (select from ops.dbt_run where succeeded and command in ('build', 'retry'))"
-    ).fetchone()
+    was_built = ledger.was_ever_built(session)
+    # dbt takes minutes, and no transaction may be open meanwhile.
     session.commit()
-    return bool(row and row[0])
+    return was_built
 
 
 def _command(dbt: Dbt, *, full_refresh: bool, resumes: bool) -> list[str]:
