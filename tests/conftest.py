@@ -46,6 +46,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def dbt_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for what dbt writes in all tests that do not look into it, so that the project is parsed once."""
+    return tmp_path_factory.getbasetemp() / "dbt_target"
+
+
 @pytest.fixture
 def warehouse(cluster: Cluster) -> Iterator[TestWarehouse]:
     """A freshly migrated warehouse."""

@@ -102,12 +102,10 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(
-    cluster: Cluster, running_sandbox: Sandbox, airflow_metadata: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
+def world(cluster: Cluster, running_sandbox: Sandbox, airflow_metadata: None, dbt_target: Path) -> Iterator[World]:
     print(f"DROPPED_DAY_SEED={SEED}")
     with pytest.MonkeyPatch.context() as patch, cluster.warehouse() as warehouse:
-        made = World(running_sandbox, warehouse, tmp_path_factory.mktemp("dbt"))
+        made = World(running_sandbox, warehouse, dbt_target)
         for name, value in (warehouse.environment() | environment(running_sandbox.connections())).items():
             patch.setenv(name, value)
         for provider in providers.load_all():

@@ -51,16 +51,16 @@ Row = tuple[Any, ...]
 
 
 @pytest.fixture(scope="module")
-def stage(cluster: Cluster, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestWarehouse]:
+def stage(cluster: Cluster, repository: Path, dbt_target: Path) -> Iterator[TestWarehouse]:
     """A warehouse with the views of the status, built once: no story needs another build."""
-    project, target = repository / "dbt_project", tmp_path_factory.getbasetemp() / "dbt_target"
+    project = repository / "dbt_project"
     with cluster.warehouse() as warehouse:
         built = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("dbt")), "run"),
                 *("--select", "+integration_status", "+integration_events"),
                 *("--project-dir", str(project), "--profiles-dir", str(project)),
-                *("--target-path", str(target), "--log-path", str(target / "logs")),
+                *("--target-path", str(dbt_target), "--log-path", str(dbt_target / "logs")),
             ],
             env=os.environ | warehouse.environment() | {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false"},
             capture_output=True,

@@ -263,9 +263,9 @@ def test_an_address_where_nobody_answers(
     tell(name, f"{kind} told, everything untouched; exact after the fault")
 
 
-def test_what_all_of_them_ended_in_is_the_truth(ground: Ground, tell: Tell, target: Path) -> None:
+def test_what_all_of_them_ended_in_is_the_truth(ground: Ground, tell: Tell, dbt_target: Path) -> None:
     tell("A0 all: what all of these ended in, in the marts")
 
-    assert_marts_are_true(ground, target, PROVIDERS)
+    assert_marts_are_true(ground, dbt_target, PROVIDERS)
 
     tell("A0", "equal to the truth, to the last digit")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def told(cluster: Cluster, dbt_target: Path) -> Iterator[Told]:
     """Load every name as a model of a project of the same name, fail a scope of that name, build once, tell once."""
     with pytest.MonkeyPatch.context() as patch, cluster.warehouse() as warehouse:
         for name, value in warehouse.environment().items():
@@ -80,8 +81,7 @@ def told(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 # Each of a connection of its own, and told at once, so that each is a message of its own.
                 fail(warehouse, Place("groq", f"groq_{number}", "usage", name), name)
                 tell_news(warehouse.warehouse)
-        target = tmp_path_factory.mktemp("dbt_target")
-        transform(warehouse.warehouse, "hostile", project=REPOSITORY / "dbt_project", target=target)
+        transform(warehouse.warehouse, "hostile", project=REPOSITORY / "dbt_project", target=dbt_target)
         yield Told(
             warehouse, [request.body.decode() for request in webhook.requests], [one for _, _, one in mail.mails]
         )

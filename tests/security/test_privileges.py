@@ -21,14 +21,12 @@ Session = psycopg.Connection[tuple[object, ...]]
 
 
 @pytest.fixture(scope="module")
-def built(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestWarehouse]:
+def built(cluster: Cluster, dbt_target: Path) -> Iterator[TestWarehouse]:
     """A warehouse that was built, migrated again and built again."""
-    target = tmp_path_factory.mktemp("dbt_target")
+    project = REPOSITORY / "dbt_project"
     with cluster.warehouse() as fresh:
         for number in range(2):
-            transform(
-                fresh.warehouse, f"build-{number}", project=REPOSITORY / "dbt_project", target=target, full_refresh=True
-            )
+            transform(fresh.warehouse, f"build-{number}", project=project, target=dbt_target, full_refresh=True)
             migrate(fresh.admin_dsn, RolePasswords(LOGIN_PASSWORD, READER_PASSWORD))
         yield fresh
 
