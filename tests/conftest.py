@@ -33,6 +33,21 @@ from tests.support.outcomes import pytest_terminal_summary  # noqa: E402, F401 -
 from tests.support.warehouse import Cluster, TestWarehouse  # noqa: E402
 
 
+_LONG = ("end_to_end", "faults", "dbt", "commands", "security", "orchestration", "launcher")
+"""The folders whose files take long, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let long files begin first: one that begins last keeps one worker busy and the others waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.relative_to(_REPOSITORY / "tests").parts[0]
+        return item.path not in slow, _LONG.index(folder) if folder in _LONG else len(_LONG)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The folder of the checkout."""
