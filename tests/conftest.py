@@ -32,7 +32,6 @@ os.environ |= {
 from tests.support.outcomes import pytest_terminal_summary  # noqa: E402, F401 - a hook, found by its name
 from tests.support.warehouse import Cluster, TestWarehouse  # noqa: E402
 
-
 _LONG = ("end_to_end", "faults", "dbt", "commands", "security", "orchestration", "launcher")
 """The folders whose files take long, the longest first."""
 
