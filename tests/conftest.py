@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository() -> Path:
     """The folder of the checkout."""
     return _REPOSITORY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_pace() -> None:
+    """Let no test wait for the pace that a real provider wants; that a pace is kept has tests of its own."""
+    from ai_usage import providers
+    from ai_usage.core.http_provider import HttpProvider
+
+    for provider in providers.load_all():
+        if isinstance(provider, HttpProvider):
+            type(provider).limits = replace(provider.limits, calls_per_minute=None)
 
 
 @pytest.fixture(scope="session")

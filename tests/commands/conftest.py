@@ -20,10 +20,7 @@ from typing import Any
 
 import pytest
 
-from ai_usage import providers
 from ai_usage.__main__ import main
-from ai_usage.core.http import Limits
-from ai_usage.core.http_provider import HttpProvider
 from sandbox.connections import environment
 from sandbox.service import Sandbox
 from tests.support.warehouse import Cluster, TestWarehouse
@@ -76,9 +73,6 @@ def filled(cluster: Cluster, dbt_target: Path) -> Iterator[Filled]:
     migrate_metadata()
     with pytest.MonkeyPatch.context() as patch, cluster.warehouse() as warehouse:
         patch.setenv("AI_USAGE_DBT_TARGET", str(dbt_target))
-        for provider in providers.load_all():
-            if isinstance(provider, HttpProvider):
-                patch.setattr(type(provider), "limits", Limits())
         with Sandbox(today=now.date(), moto=False, history_days=HISTORY_DAYS) as sandbox:
             read = [one for one in sandbox.connections() if one["connection_id"] != "aws_bedrock_default"]
             for name, value in (warehouse.environment() | environment(read)).items():

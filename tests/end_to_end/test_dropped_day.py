@@ -22,8 +22,6 @@ import pytest
 from ai_usage import providers
 from ai_usage.core.contract import Provider
 from ai_usage.core.errors import UsageError
-from ai_usage.core.http import Limits
-from ai_usage.core.http_provider import HttpProvider
 from ai_usage.orchestration import sync
 from ai_usage.orchestration.transform import transform
 from sandbox.connections import environment
@@ -109,8 +107,6 @@ def world(cluster: Cluster, running_sandbox: Sandbox, airflow_metadata: None, db
         for name, value in (warehouse.environment() | environment(running_sandbox.connections())).items():
             patch.setenv(name, value)
         for provider in providers.load_all():
-            if isinstance(provider, HttpProvider):
-                patch.setattr(type(provider), "limits", Limits())  # the pace is for the real ones
             assert made.sync(provider, {}, "first") == []
         made.losses = tuple(lose_days(made, random.Random(SEED)))
         made.build()
