@@ -59,7 +59,7 @@ class Dbt:
                 *arguments,
                 *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)),
                 *("--target-path", str(self.scratch / target), "--log-path", str(self.scratch / "logs")),
-                *("--partial-parse-file-path", str(self.parsed)),
+                *(("--partial-parse-file-path", str(self.parsed)) if self.parsed.exists() else ()),
             ],
             env={**inherited, **self.warehouse.environment(), "DO_NOT_TRACK": "1", **environment},
             stdout=subprocess.PIPE,
