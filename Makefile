@@ -32,7 +32,7 @@ dev-setup: ## the same with the tools for tests and lint
 	@exec bin/_setup dev
 
 test: dev-setup ## run the tests, as CI does; make test ARGS='-k loader' runs some
-	@$(python) -m pytest -n $(workers) --dist loadfile tests $(ARGS)
+	@$(python) -m pytest -n $(workers) --dist loadfile --no-loadscope-reorder tests $(ARGS)
 
 faults: dev-setup ## play every scenario of the fault matrix, and print what became of each
 	@$(python) -m pytest -q -n auto --maxprocesses=4 --dist loadfile tests/faults/test_matrix_*.py $(ARGS)

@@ -24,7 +24,7 @@ import psycopg
 
 from ai_usage.core.contract import Journal, Record, Scope, Stream
 from ai_usage.core.slices import Window
-from ai_usage.warehouse import ledger, loader
+from ai_usage.warehouse import ledger, loader, registry
 from ai_usage.warehouse.encoding import encode_record
 from ai_usage.warehouse.migrate import create_raw_table
 from ai_usage.warehouse.place import Place
@@ -181,7 +181,7 @@ def _load_once(port: int, rows: int) -> Measured:
     place = Place("bench", "bench_default", STREAM.name, "-")
     with here.session(LOADER) as session:
         session.execute("insert into ops.connection (connection_id, provider) values ('bench_default', 'bench')")
-        ledger.register_scope(session, "bench_default", Scope())
+        registry.register_scope(session, "bench_default", Scope())
         window = Window(FIRST_DAY, FIRST_DAY + timedelta(days=DAYS - 1))
         attempt = ledger.begin_attempt(session, place, window, "bench")
     begun = time.perf_counter()

@@ -26,7 +26,7 @@ from ai_usage.core.contract import Journal, Record, Scope
 from ai_usage.core.slices import Window
 from ai_usage.orchestration.transform import Transformed, transform
 from ai_usage.providers.aws_bedrock import MANTLE, PROVIDER, RUNTIME
-from ai_usage.warehouse import ledger, loader
+from ai_usage.warehouse import ledger, loader, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
@@ -113,7 +113,7 @@ class History:
         with self.warehouse.session(LOADER) as session:
             for account, place in self.places:
                 scope = Scope(place.scope or "", account, f"Account {account}", place.scope)
-                ledger.register_scopes(session, PROVIDER, place.connection_id, [scope])
+                registry.register_scopes(session, PROVIDER, place.connection_id, [scope])
         written, day = 0, LAST_DAY - timedelta(days=self.days - 1)
         while day <= LAST_DAY:
             window = Window(day, min(day + timedelta(days=FILL_DAYS - 1), LAST_DAY))

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,20 @@ os.environ |= {
 from tests.support.outcomes import pytest_terminal_summary  # noqa: E402, F401 - a hook, found by its name
 from tests.support.warehouse import Cluster, TestWarehouse  # noqa: E402
 
+_LONG = ("end_to_end", "faults", "dbt", "commands", "security", "orchestration", "launcher")
+"""The folders whose files take long, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let long files begin first: one that begins last keeps one worker busy and the others waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        folder = item.path.relative_to(_REPOSITORY / "tests").parts[0]
+        return item.path not in slow, _LONG.index(folder) if folder in _LONG else len(_LONG)
+
+    items.sort(key=rank)
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
@@ -39,11 +54,28 @@ def repository() -> Path:
     return _REPOSITORY
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_pace() -> None:
+    """Let no test wait for the pace that a real provider wants; that a pace is kept has tests of its own."""
+    from ai_usage import providers
+    from ai_usage.core.http_provider import HttpProvider
+
+    for provider in providers.load_all():
+        if isinstance(provider, HttpProvider):
+            type(provider).limits = replace(provider.limits, calls_per_minute=None)
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A PostgreSQL server that lives as long as the test run."""
     with Cluster(tmp_path_factory.mktemp("postgres")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def dbt_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for what dbt writes in all tests that do not look into it, so that the project is parsed once."""
+    return tmp_path_factory.getbasetemp() / "dbt_target"
 
 
 @pytest.fixture

@@ -15,14 +15,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ai_usage import providers
 from ai_usage.__main__ import main
-from ai_usage.core.http import Limits
-from ai_usage.core.http_provider import HttpProvider
 from sandbox.connections import environment
 from sandbox.service import Sandbox
 from tests.support.warehouse import Cluster, TestWarehouse
@@ -65,7 +63,7 @@ class Filled:
 
 
 @pytest.fixture(scope="module")
-def filled(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+def filled(cluster: Cluster, dbt_target: Path) -> Iterator[Filled]:
     """Fill a warehouse by ``ai-usage sync``, twice: in between one provider changes its mind."""
     from tests.support.airflow import migrate_metadata
 
@@ -74,10 +72,7 @@ def filled(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         pytest.skip("within ten minutes of midnight UTC the sandbox and the commands could live on different days")
     migrate_metadata()
     with pytest.MonkeyPatch.context() as patch, cluster.warehouse() as warehouse:
-        patch.setenv("AI_USAGE_DBT_TARGET", str(tmp_path_factory.mktemp("dbt_target")))
-        for provider in providers.load_all():
-            if isinstance(provider, HttpProvider):
-                patch.setattr(type(provider), "limits", Limits())
+        patch.setenv("AI_USAGE_DBT_TARGET", str(dbt_target))
         with Sandbox(today=now.date(), moto=False, history_days=HISTORY_DAYS) as sandbox:
             read = [one for one in sandbox.connections() if one["connection_id"] != "aws_bedrock_default"]
             for name, value in (warehouse.environment() | environment(read)).items():

@@ -16,6 +16,13 @@ from typing import Any
 import pytest
 
 from ai_usage import providers
+from ai_usage.core.contract import Journal
+from ai_usage.core.errors import SourceUnavailable
+from ai_usage.core.slices import Window
+from ai_usage.warehouse import ledger, loader
+from ai_usage.warehouse.disconnecting import disconnect
+from ai_usage.warehouse.place import Place
+from ai_usage.warehouse.roles import LOADER
 from tests.commands.conftest import Filled, say
 from tests.support.airflow import REPOSITORY
 from tests.support.killing_proxy import KillingProxy
@@ -262,6 +269,30 @@ def test_a_day_that_failed_is_explained_by_the_words_of_its_last_attempt(filled:
     assert say(*asked).code == 0
 
 
+def test_a_day_of_which_the_provider_said_nothing_is_not_explained_as_unread(filled: Filled) -> None:
+    day, place = date(2019, 12, 31), Place("openai", "openai_default", "moderations", "-")
+    with filled.warehouse.warehouse.session(LOADER) as session:
+        window = Window(day, day)
+        ledger.expect_slices(session, place, window)
+        failed = ledger.begin_attempt(session, place, window, "before")
+        ledger.fail_attempt(session, failed, SourceUnavailable("It is down.", action="Wait."), Journal())
+        attempt = ledger.begin_attempt(session, place, window, "test")
+    loader.load(
+        filled.warehouse.warehouse,
+        attempt,
+        providers.load("openai").stream("moderations"),
+        [],
+        Journal(unanswered={day}),
+    )
+
+    said = say("explain", "--date", str(day), "--json")
+    filled.warehouse.query("delete from ops.slice where usage_date = %s", day)
+
+    (gap,) = said.json["without_rows"]
+    assert gap["state"] == "missing"
+    assert gap["reason"] == "The provider was asked, and says neither that there was usage nor that there was none."
+
+
 # ---------------------------------------------------------------- export
 
 
@@ -451,6 +482,25 @@ def test_what_only_a_person_can_remove_is_named_and_the_source_stays_one_until_t
     monkeypatch.delenv("AIRFLOW_CONN_FIREWORKS_LAB")
     monkeypatch.setenv("AIRFLOW_VAR_AI_USAGE_CONNECTIONS", second.split(" to ", 1)[1])
     assert say("disconnect", "fireworks_lab", "--yes").code == 0
+
+
+def test_a_source_that_is_back_is_connected_again_as_soon_as_it_is_synced(filled: Filled) -> None:
+    def states() -> dict[str, str]:
+        return {row["connection_id"]: row["state"] for row in say("status", "--json").json if row["scope"] is None}
+
+    with filled.warehouse.warehouse.session(LOADER) as session:
+        for name in ("fireworks_default", "openai_lab"):
+            disconnect(session, name)
+    assert states()["fireworks_default"] == states()["openai_lab"] == "not_connected"
+
+    assert say("sync", "fireworks_default", "--no-transform").code == 0
+
+    assert states()["fireworks_default"] == "connected"
+    assert states()["openai_lab"] == "not_connected", "only the DAG knows what Airflow lists"
+    assert filled.warehouse.query(
+        "select kind from ops.event where connection_id = 'fireworks_default' order by event_id desc limit 1"
+    ) == [("connected",)]
+    assert say("sync", "openai_lab", "--no-transform").code == 0
 
 
 def test_a_connection_that_other_dags_use_is_only_taken_off_the_list(

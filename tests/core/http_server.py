@@ -8,17 +8,17 @@ import json
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.support.loopback import LoopbackServer
 
 
 @dataclass
@@ -36,7 +36,7 @@ Step = Callable[[socket.socket, Request], None]
 
 
 @dataclass
-class Server:
+class Server(LoopbackServer):
     """
     Answers each request with the next step; the last one is repeated.
 
@@ -47,51 +47,27 @@ class Server:
     context: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
 
-    def __enter__(self) -> Server:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
     @property
     def url(self) -> str:
         return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}"
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.context:
-                connection = self.context.wrap_socket(connection, server_side=True)
-            with connection, connection.makefile("rb") as stream:
-                while line := stream.readline().decode():
-                    method, target, _ = line.split(" ", 2)
-                    headers = {}
-                    while (header := stream.readline().decode().strip()) != "":
-                        name, _, value = header.partition(":")
-                        headers[name.strip().lower()] = value.strip()
-                    body = stream.read(int(headers.get("content-length", 0)))
-                    request = Request(method, target, headers, body, time.monotonic())
-                    step = self.steps[min(len(self.requests), len(self.steps) - 1)]
-                    self.requests.append(request)
-                    step(connection, request)
-        except (OSError, ValueError):
-            return
+    def talk(self, connection: socket.socket) -> None:
+        """Answer requests as long as they come."""
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.context:
+            connection = self.context.wrap_socket(connection, server_side=True)
+        with connection, connection.makefile("rb") as stream:
+            while line := stream.readline().decode():
+                method, target, _ = line.split(" ", 2)
+                headers = {}
+                while (header := stream.readline().decode().strip()) != "":
+                    name, _, value = header.partition(":")
+                    headers[name.strip().lower()] = value.strip()
+                body = stream.read(int(headers.get("content-length", 0)))
+                request = Request(method, target, headers, body, time.monotonic())
+                step = self.steps[min(len(self.requests), len(self.steps) - 1)]
+                self.requests.append(request)
+                step(connection, request)
 
 
 def raw(content: bytes, *, close: bool = True) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ class Dbt:
 
     warehouse: TestWarehouse
     scratch: Path
+    parsed: Path
+    """Where the project is kept as it was last parsed, by whichever test."""
     ledger: BedrockLedger
 
     def start(self, *arguments: str, target: str = "target", **environment: str) -> subprocess.Popen[str]:
@@ -56,6 +59,7 @@ class Dbt:
                 *arguments,
                 *("--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)),
                 *("--target-path", str(self.scratch / target), "--log-path", str(self.scratch / "logs")),
+                *(("--partial-parse-file-path", str(self.parsed)) if self.parsed.exists() else ()),
             ],
             env={**inherited, **self.warehouse.environment(), "DO_NOT_TRACK": "1", **environment},
             stdout=subprocess.PIPE,
@@ -66,9 +70,17 @@ class Dbt:
     def finish(self, process: subprocess.Popen[str], target: str = "target") -> Outcome:
         """Wait for a started dbt."""
         output, _ = process.communicate(timeout=300)
+        self._keep_parsed(self.scratch / target)
         artifact = self.scratch / target / "run_results.json"
         results = json.loads(artifact.read_text())["results"] if artifact.exists() else []
         return Outcome(process.returncode, output, results)
+
+    def _keep_parsed(self, target: Path) -> None:
+        """Keep the project as dbt has just parsed it; another dbt may be reading the old one."""
+        written = target / self.parsed.name
+        if written.exists():
+            self.parsed.parent.mkdir(exist_ok=True)
+            Path(shutil.copy(written, self.scratch / "parsed")).replace(self.parsed)
 
     def run(self, *arguments: str, **environment: str) -> Outcome:
         """Run dbt to its end."""
@@ -106,24 +118,24 @@ class Dbt:
         }
 
 
-def make_dbt(warehouse: TestWarehouse, scratch: Path) -> Dbt:
+def make_dbt(warehouse: TestWarehouse, scratch: Path, dbt_target: Path) -> Dbt:
     """Return the project against a warehouse whose ledger is still empty."""
-    return Dbt(warehouse, scratch, BedrockLedger(warehouse.admin_dsn))
+    return Dbt(warehouse, scratch, dbt_target / "partial_parse.msgpack", BedrockLedger(warehouse.admin_dsn))
 
 
 @pytest.fixture
-def dbt(warehouse: TestWarehouse, tmp_path: Path) -> Iterator[Dbt]:
+def dbt(warehouse: TestWarehouse, tmp_path: Path, dbt_target: Path) -> Iterator[Dbt]:
     """The project against a fresh warehouse."""
-    made = make_dbt(warehouse, tmp_path)
+    made = make_dbt(warehouse, tmp_path, dbt_target)
     yield made
     made.ledger.close()
 
 
 @pytest.fixture(scope="module")
-def module_dbt(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dbt]:
+def module_dbt(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, dbt_target: Path) -> Iterator[Dbt]:
     """The project against a warehouse that the tests of a module share."""
     with cluster.warehouse() as warehouse:
-        made = make_dbt(warehouse, tmp_path_factory.mktemp("dbt"))
+        made = make_dbt(warehouse, tmp_path_factory.mktemp("dbt"), dbt_target)
         yield made
         made.ledger.close()
 

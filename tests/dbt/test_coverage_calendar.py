@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
+from ai_usage.warehouse.janitor import Cleaned, drop_passing_scopes
 from tests.dbt.bedrock_ledger import BedrockLedger, record
 from tests.dbt.conftest import Dbt, reader_session
 
 pytestmark = pytest.mark.timeout(300)
 
 NOVA, LLAMA = "amazon.nova-pro-v1:0", "meta.llama3-1-8b-instruct-v1:0"
-EAST, WEST = "us-east-1", "eu-west-1"
+EAST, WEST, PASSING = "us-east-1", "eu-west-1", "named-by-mistake"
 ACCOUNT, OTHER = "123456789012", "210987654321"
 HISTORY = 75
 RETENTION = 455
@@ -31,7 +32,7 @@ LOADED = {"final", "provisional", "confirmed_zero"}
 REFUSED = "first (eu-west-1): The role lacks cloudwatch:GetMetricData. Grant it."
 NEVER_PLANNED = range(18, 21)
 LOST, REFUSED_DAY, EMPTY_DAY, PAUSED_SINCE, GONE_SINCE, DISCONNECTED_SINCE = 30, 5, 12, 9, 7, 6
-DELETED = 40
+DELETED, LEFT_OPEN = 40, NEVER_PLANNED[-1]
 FORGOTTEN = range(RETENTION + 1, RETENTION + 4)
 
 Place = tuple[str, str]
@@ -115,6 +116,7 @@ def begin(ledger: BedrockLedger, today: date) -> None:
         ("second", EAST, ACCOUNT),
         ("third", EAST, OTHER),
         ("third", WEST, OTHER),
+        ("third", PASSING, OTHER),
     ):
         ledger.scope(connection, region, account, "Prod")
     days = [n for n in range(HISTORY) if n not in NEVER_PLANNED]
@@ -125,10 +127,21 @@ def begin(ledger: BedrockLedger, today: date) -> None:
     load(ledger, "third", EAST, today, *range(DISCONNECTED_SINCE + 2, HISTORY), *FORGOTTEN[::2])
     load(ledger, "third", WEST, today, *range(GONE_SINCE + 1, 50))
     ledger.load("first", WEST, today - timedelta(days=EMPTY_DAY), [], "confirmed_zero")
+    for n in range(GONE_SINCE, GONE_SINCE + 3):
+        ledger.mark("third", PASSING, today - timedelta(days=n), "failed")
 
 
 def go_wrong(ledger: BedrockLedger, dbt: Dbt, today: date) -> None:
-    """A day is refused, one is lost, one is deleted."""
+    """A day is refused, one is left open, one is lost, one is deleted; a region turns out to be none."""
+    drop_passing_scopes(dbt.warehouse.warehouse, Cleaned())
+    ledger.mark("second", EAST, today - timedelta(days=LEFT_OPEN), "missing")
+    for outcome, error, ago in (("failed", "Down.", "2 hours"), ("unchanged", None, "1 hour")):
+        dbt.warehouse.query(
+            "insert into ops.extraction (provider, connection_id, stream, scope, window_first, window_last, run_id,"
+            " started_at, finished_at, outcome, error_message) values ('aws_bedrock', 'second', 'metrics', %s, %s, %s,"
+            " 'test', now() - %s::interval, now(), %s, %s)",
+            *(EAST, today - timedelta(days=LEFT_OPEN), today, ago, outcome, error),
+        )
     ledger.mark("first", WEST, today - timedelta(days=LOST), "missing")
     ledger.mark("third", EAST, today - timedelta(days=REFUSED_DAY), "not_entitled")
     refused = today - timedelta(days=REFUSED_DAY)
@@ -160,10 +173,13 @@ def world(module_dbt: Dbt) -> Iterator[World]:
     begin(module_dbt.ledger, today)
     query("update ops.scope set last_seen_at = now()")
     query(
-        "update ops.scope set last_seen_at = now() - %s * interval '1 day' where connection_id = 'third' and scope = %s",
-        *(GONE_SINCE, WEST),
+        "update ops.scope set first_seen_at = case when scope = %s then seen_at else first_seen_at end,"
+        " last_seen_at = seen_at from (select now() - %s * interval '1 day' as seen_at) as gone"
+        " where connection_id = 'third' and scope <> %s",
+        *(PASSING, GONE_SINCE, EAST),
     )
     module_dbt.transform("--exclude-resource-type", "unit_test")
+    assert query("select 1 from marts.usage_daily where region = %s and coverage = 'failed' limit 1", PASSING)
     months = row_versions(module_dbt)
     query(
         "update ops.connection set disconnected_at = now() - %s * interval '1 day' where connection_id = 'third'",
@@ -206,6 +222,11 @@ def test_every_day_that_should_be_there_is_there_once_and_holes_are_missing(worl
     }
 
 
+def test_a_region_that_was_named_by_mistake_has_left_the_marts(world: World) -> None:
+    for mart in ("coverage_calendar", "usage_daily", "usage_monthly"):
+        assert world.ask(f"select 1 from marts.{mart} where region = %s limit 1", PASSING) == [], mart
+
+
 def test_what_another_connection_has_read_counts_instead_of_a_hole(world: World) -> None:
     def counted(days_ago: int) -> list[tuple[Any, ...]]:
         return world.ask(
@@ -246,6 +267,7 @@ def test_the_calendar_says_why_and_whether_it_will_change(world: World) -> None:
 
     assert "had nothing" in world.row("first", WEST, EMPTY_DAY)["reason"]
     assert world.row("third", EAST, REFUSED_DAY)["reason"] == "The plan of the account does not include it."
+    assert world.row("second", EAST, LEFT_OPEN)["reason"].startswith("The provider was asked, and says neither")
 
 
 def test_a_source_that_was_taken_out_is_expected_no_longer(world: World) -> None:

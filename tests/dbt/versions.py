@@ -11,7 +11,7 @@ from typing import Any
 from ai_usage import providers
 from ai_usage.core.contract import Journal, Record, Scope
 from ai_usage.core.slices import Window
-from ai_usage.warehouse import ledger, loader
+from ai_usage.warehouse import ledger, loader, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from tests.support.warehouse import TestWarehouse
@@ -64,7 +64,7 @@ class Versions:
 
     def __post_init__(self) -> None:
         with self.warehouse.warehouse.session(LOADER) as session:
-            ledger.register_scopes(session, PROVIDER, CONNECTION, [Scope(account_id="org-1")])
+            registry.register_scopes(session, PROVIDER, CONNECTION, [Scope(account_id="org-1")])
 
     def read(self, stream: str, day: date, records: list[dict[str, Any]], hours: float) -> None:
         """Read a slice so many hours after the end of its day; what does not change makes no version."""

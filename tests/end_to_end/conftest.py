@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -48,9 +49,9 @@ def sandbox(running_sandbox: Sandbox) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(autouse=True)
-def own_dbt_target(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One folder for what dbt writes in all these tests, so that the project is parsed once."""
-    monkeypatch.setenv("AI_USAGE_DBT_TARGET", str(tmp_path_factory.getbasetemp() / "dbt_target"))
+def own_dbt_target(monkeypatch: pytest.MonkeyPatch, dbt_target: Path) -> None:
+    """Let Airflow's tasks write where the tests' dbt writes."""
+    monkeypatch.setenv("AI_USAGE_DBT_TARGET", str(dbt_target))
 
 
 @pytest.fixture

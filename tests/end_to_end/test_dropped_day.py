@@ -22,8 +22,6 @@ import pytest
 from ai_usage import providers
 from ai_usage.core.contract import Provider
 from ai_usage.core.errors import UsageError
-from ai_usage.core.http import Limits
-from ai_usage.core.http_provider import HttpProvider
 from ai_usage.orchestration import sync
 from ai_usage.orchestration.transform import transform
 from sandbox.connections import environment
@@ -102,17 +100,13 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(
-    cluster: Cluster, running_sandbox: Sandbox, airflow_metadata: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
+def world(cluster: Cluster, running_sandbox: Sandbox, airflow_metadata: None, dbt_target: Path) -> Iterator[World]:
     print(f"DROPPED_DAY_SEED={SEED}")
     with pytest.MonkeyPatch.context() as patch, cluster.warehouse() as warehouse:
-        made = World(running_sandbox, warehouse, tmp_path_factory.mktemp("dbt"))
+        made = World(running_sandbox, warehouse, dbt_target)
         for name, value in (warehouse.environment() | environment(running_sandbox.connections())).items():
             patch.setenv(name, value)
         for provider in providers.load_all():
-            if isinstance(provider, HttpProvider):
-                patch.setattr(type(provider), "limits", Limits())  # the pace is for the real ones
             assert made.sync(provider, {}, "first") == []
         made.losses = tuple(lose_days(made, random.Random(SEED)))
         made.build()

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from ai_usage.core.http import Limits
-from ai_usage.providers.fireworks import FireworksProvider
 from sandbox.service import Sandbox
 from sandbox.simulators.fireworks import admin_key, user_key
 from sandbox.truth.fireworks import GAUGES, LAB, PRODUCTION
@@ -22,12 +20,6 @@ pytestmark = pytest.mark.timeout(600)
 
 DAG_ID = "fireworks_usage"
 HISTORY_DAYS = 30
-
-
-@pytest.fixture(autouse=True)
-def without_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One call a second is for the real Fireworks.
-    monkeypatch.setattr(FireworksProvider, "limits", Limits())
 
 
 def sampled(warehouse: TestWarehouse) -> tuple[Decimal, ...]:

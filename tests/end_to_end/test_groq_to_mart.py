@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from ai_usage.core.http import Limits
-from ai_usage.providers.groq import GroqProvider
 from sandbox.service import Sandbox
 from sandbox.simulators.groq import api_key, key_without_plan
 from sandbox.truth.groq import COMPANY, LAB, TOKENS_IN, TOKENS_OUT
@@ -21,12 +19,6 @@ pytestmark = pytest.mark.timeout(600)
 
 DAG_ID = "groq_usage"
 HISTORY_DAYS = 30
-
-
-@pytest.fixture(autouse=True)
-def without_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One call a second is for the real Groq.
-    monkeypatch.setattr(GroqProvider, "limits", Limits())
 
 
 def test_the_marts_equal_the_truth_and_stay_equal_whatever_groq_restates_or_forgets(

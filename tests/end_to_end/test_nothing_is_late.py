@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from ai_usage import providers
-from ai_usage.core.http import Limits
-from ai_usage.core.http_provider import HttpProvider
 from ai_usage.orchestration import lateness, sync
 from ai_usage.orchestration.sources import discover
 from tests.support.warehouse import TestWarehouse
@@ -16,14 +12,6 @@ from tests.support.warehouse import TestWarehouse
 pytestmark = pytest.mark.timeout(600)
 
 HISTORY_DAYS = 6
-
-
-@pytest.fixture(autouse=True)
-def without_pace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for provider in providers.load_all():
-        if isinstance(provider, HttpProvider):
-            monkeypatch.setattr(type(provider), "limits", Limits())
-    yield
 
 
 def test_after_a_good_run_of_every_provider_nothing_is_late(connected: TestWarehouse) -> None:

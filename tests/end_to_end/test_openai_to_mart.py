@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from ai_usage.core.http import Limits
-from ai_usage.providers.openai import OpenAIProvider
 from sandbox.service import Sandbox
 from sandbox.simulators.openai import admin_key, project_key
 from sandbox.truth.openai import COMPANY, LAB
@@ -21,12 +19,6 @@ pytestmark = pytest.mark.timeout(600)
 
 DAG_ID = "openai_usage"
 HISTORY_DAYS = 30
-
-
-@pytest.fixture(autouse=True)
-def without_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One call a second is for the real OpenAI.
-    monkeypatch.setattr(OpenAIProvider, "limits", Limits())
 
 
 def test_the_marts_equal_the_truth_and_stay_equal_whatever_openai_restates(

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from ai_usage.core.http import Limits
-from ai_usage.providers.openrouter import OpenRouterProvider
 from sandbox.service import Sandbox
 from sandbox.simulators.openrouter import inference_key, management_key
 from sandbox.truth.openrouter import ORGANISATION, PERSON, OpenRouterTruth
@@ -22,12 +20,6 @@ pytestmark = pytest.mark.timeout(600)
 DAG_ID = "openrouter_usage"
 HISTORY_DAYS = 40
 """More than activity has, so that the oldest days come from analytics."""
-
-
-@pytest.fixture(autouse=True)
-def without_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One call a second is for the real OpenRouter.
-    monkeypatch.setattr(OpenRouterProvider, "limits", Limits())
 
 
 def test_the_marts_equal_the_truth_and_stay_equal_whatever_openrouter_restates(

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ai_usage.core.http import Limits
-from ai_usage.providers.replicate import ReplicateProvider
 from sandbox.service import Sandbox
 from sandbox.simulators.replicate import CONTENT, token
 from sandbox.truth import DETAIL_KEYS, DETAIL_MEASURES
@@ -25,12 +23,6 @@ pytestmark = pytest.mark.timeout(600)
 DAG_ID = "replicate_usage"
 HISTORY_DAYS = 30
 CANARY = CONTENT.split()[0]
-
-
-@pytest.fixture(autouse=True)
-def without_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Twenty calls a second are for the real Replicate.
-    monkeypatch.setattr(ReplicateProvider, "limits", Limits())
 
 
 def states(warehouse: TestWarehouse, stream: str = "predictions") -> dict[date, str]:

@@ -30,7 +30,7 @@ from ai_usage.providers.groq import GroqProvider
 from ai_usage.providers.openai import OpenAIProvider
 from ai_usage.providers.openrouter import OpenRouterProvider
 from ai_usage.providers.replicate import ReplicateProvider
-from ai_usage.warehouse import events, ledger
+from ai_usage.warehouse import events, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from sandbox.connections import environment
@@ -51,16 +51,16 @@ Row = tuple[Any, ...]
 
 
 @pytest.fixture(scope="module")
-def stage(cluster: Cluster, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestWarehouse]:
+def stage(cluster: Cluster, repository: Path, dbt_target: Path) -> Iterator[TestWarehouse]:
     """A warehouse with the views of the status, built once: no story needs another build."""
-    project, target = repository / "dbt_project", tmp_path_factory.getbasetemp() / "dbt_target"
+    project = repository / "dbt_project"
     with cluster.warehouse() as warehouse:
         built = subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("dbt")), "run"),
                 *("--select", "+integration_status", "+integration_events"),
                 *("--project-dir", str(project), "--profiles-dir", str(project)),
-                *("--target-path", str(target), "--log-path", str(target / "logs")),
+                *("--target-path", str(dbt_target), "--log-path", str(dbt_target / "logs")),
             ],
             env=os.environ | warehouse.environment() | {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false"},
             capture_output=True,
@@ -87,7 +87,7 @@ class Source:
         provider, warehouse = providers.load(self.provider), open_warehouse()
         sources = discover(provider)
         with warehouse.session(LOADER) as session:
-            ledger.note_sources(session, provider, sources, next_run("5 * * * *", datetime.now(UTC)))
+            registry.note_sources(session, provider, sources, next_run("5 * * * *", datetime.now(UTC)))
         asked = sync.Request(connections=[self.connection_id]) if self.connection_id in sources else sync.Request()
         failures = []
         for work in sync.plan(provider, warehouse, sources, asked):

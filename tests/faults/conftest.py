@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -23,12 +22,6 @@ def ground(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Ground]
         pytest.skip("within ten minutes of midnight UTC two days could meet")
     with prepared(cluster, now.date(), getattr(request.module, "PROVIDERS", providers.names())) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for what dbt writes, so that the project is parsed once."""
-    return tmp_path_factory.mktemp("dbt_target")
 
 
 @pytest.fixture

@@ -46,7 +46,6 @@ class Scenario:
     :param is_new: whether the connection meets the fault at its very first run.
     :param notes: an event that must be told although nothing fails.
     :param most_calls: how many requests there may be at most while the fault lasts.
-    :param spares_today: whether the provider's documents let today be absent, so that nothing is wrong with it.
     :param others: whether other parts of the same provider must have been brought up to date all the same.
     """
 
@@ -59,7 +58,6 @@ class Scenario:
     notes: str | None = None
     most_calls: int | None = None
     others: bool = False
-    spares_today: bool = False
 
     def __str__(self) -> str:
         return f"{self.number} {self.provider}: {self.sentence}"
@@ -135,14 +133,14 @@ class Ground:
             assert not self.sandbox.requests.count(provider="stranger"), "a request went to another host"
             if scenario.kind is None:
                 assert not failures, failures
-                told = "exact at once" + (", but for today, which may be absent" if scenario.spares_today else "")
+                told = "exact at once"
             else:
                 told = self._untouched(scenario, warehouse, failures) + "; exact after the fault"
             if scenario.notes:
                 assert warehouse.query("select 1 from ops.event where kind = %s limit 1", scenario.notes)
                 told += f", {scenario.notes} told"
             if scenario.kind is None:
-                self.assert_exact(warehouse, name, but_today=scenario.spares_today)
+                self.assert_exact(warehouse, name)
             self.sandbox.faults.clear()
             self.heal(warehouse, name)
             self.assert_no_secret(warehouse)
@@ -155,14 +153,9 @@ class Ground:
         self.assert_exact(warehouse, provider)
         assert not (left := stack.open_problems(warehouse)), f"problems stay open: {left}"
 
-    def assert_exact(self, warehouse: TestWarehouse, provider: str, *, but_today: bool = False) -> None:
+    def assert_exact(self, warehouse: TestWarehouse, provider: str) -> None:
         """Compare with what one reading without any fault has stored."""
-        spared = {self.today} if but_today else set()
-        now, true = (
-            {slot: held for slot, held in content.items() if slot.usage_date not in spared}
-            for content in (stack.content(warehouse, provider), self.after[provider])
-        )
-        assert_same(now, true)
+        assert_same(stack.content(warehouse, provider), self.after[provider])
 
     def assert_no_secret(self, warehouse: TestWarehouse) -> None:
         """Search everything that was written about the run for the credentials it used."""
@@ -189,8 +182,6 @@ class Ground:
         assert failures or scenario.kind == "not_entitled", "nothing failed"
         for slot, here in now.items():
             was, true = held.get(slot), self.after[name].get(slot)
-            if scenario.spares_today and slot.usage_date == self.today:
-                continue
             if slot in lost or slot[:3] not in read:
                 assert here.records == (was.records if was else ()), f"{slot} was touched"
                 assert was or here.state in ("failed", "missing", "not_entitled"), f"{slot} looks {here.state}"

@@ -82,12 +82,12 @@ def test_scenario(scenario: Scenario, ground: Ground, tell: Tell) -> None:
     tell(str(scenario), ground.play(scenario))
 
 
-def test_names_that_hurt(ground: Ground, tell: Tell, target: Path) -> None:
+def test_names_that_hurt(ground: Ground, tell: Tell, dbt_target: Path) -> None:
     tell("B8 openai: names that would hurt a statement, a template, a terminal, a page")
     with ground.warehouse() as warehouse:
         ground.sandbox.faults.add("odd_names", provider="openai", operation="completions")
         assert not ground.sync("openai", "faulty")
-        transform(warehouse.warehouse, "odd", project=PROJECT, target=target)
+        transform(warehouse.warehouse, "odd", project=PROJECT, target=dbt_target)
 
         stored = {name for (name,) in warehouse.query("select distinct record ->> 'model' from raw.openai_completions")}
         shown = {name for (name,) in warehouse.query("select distinct raw_model_id from marts.usage_daily_detail")}
@@ -131,9 +131,9 @@ def test_reading_again(ground: Ground, tell: Tell, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def rows(ground: Ground, target: Path) -> Iterator[list[dict[str, Any]]]:
+def rows(ground: Ground, dbt_target: Path) -> Iterator[list[dict[str, Any]]]:
     """The true rows of all providers, which the marts have been found to equal."""
-    assert_marts_are_true(ground, target, PROVIDERS)
+    assert_marts_are_true(ground, dbt_target, PROVIDERS)
     first = min(slot.usage_date for slot in ground.after["openai"])
     yield [row for name in PROVIDERS for row in ground.sandbox.truth.expected_detail(name, first, ground.today)]
 

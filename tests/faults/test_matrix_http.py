@@ -73,7 +73,7 @@ SCENARIOS = [
         fault("internal_error", operation="costs", after=1),
         is_new=True,
     ),
-    told("A6", "a key that is refused from the start", "openai", REJECTED, fault("invalid_credentials"), most_calls=12),
+    told("A6", "a key that is refused from the start", "openai", REJECTED, fault("invalid_credentials"), most_calls=1),
     told(
         "A6",
         "a secret that is refused from the start",
@@ -229,8 +229,8 @@ SCENARIOS = [
     quiet("A26", "five rows on a page", "google_vertex_ai", fault("small_pages")),
     told("A26", "as many series as were allowed", "azure_openai", INVALID, fault("at_top")),
     quiet("A27", "a day that nobody asked for", "openai", fault("foreign_day", operation="completions")),
-    told("A27", "days that are left out", "openai", INVALID, fault("missing_day"), spares_today=True),
-    quiet("A27", "a day that is left out of longer windows", "anthropic", fault("bucket_missing"), spares_today=True),
+    told("A27", "days that are left out", "openai", INVALID, fault("missing_day")),
+    quiet("A27", "a day that is left out of longer windows", "anthropic", fault("bucket_missing")),
 ]
 
 
@@ -263,9 +263,9 @@ def test_an_address_where_nobody_answers(
     tell(name, f"{kind} told, everything untouched; exact after the fault")
 
 
-def test_what_all_of_them_ended_in_is_the_truth(ground: Ground, tell: Tell, target: Path) -> None:
+def test_what_all_of_them_ended_in_is_the_truth(ground: Ground, tell: Tell, dbt_target: Path) -> None:
     tell("A0 all: what all of these ended in, in the marts")
 
-    assert_marts_are_true(ground, target, PROVIDERS)
+    assert_marts_are_true(ground, dbt_target, PROVIDERS)
 
     tell("A0", "equal to the truth, to the last digit")

@@ -253,11 +253,11 @@ def test_clocks_that_are_ahead(ground: Ground, tell: Tell) -> None:
     tell("C23", "exact, and no day that has not begun counts as settled")
 
 
-def test_transforms_that_are_killed_or_meet(ground: Ground, tell: Tell, target: Path, own_cluster: Cluster) -> None:
+def test_transforms_that_are_killed_or_meet(ground: Ground, tell: Tell, dbt_target: Path, own_cluster: Cluster) -> None:
     tell("C11 all: a transform that is killed, one whose database is killed, and two at once")
     forks, warehouse = Forks(), ground.later.warehouse
     for strike in ("transform", "database"):
-        process = forks.start(transform_quietly, warehouse, f"{strike} killed", target)
+        process = forks.start(transform_quietly, warehouse, f"{strike} killed", dbt_target)
         _wait_for_a_model(ground.later)
         if strike == "transform":
             process.kill()
@@ -265,10 +265,10 @@ def test_transforms_that_are_killed_or_meet(ground: Ground, tell: Tell, target: 
             own_cluster.postgres.kill()
         forks.join(process)
         own_cluster.postgres.start()
-    running = [forks.start(transform_quietly, warehouse, f"at once {n}", target) for n in range(2)]
+    running = [forks.start(transform_quietly, warehouse, f"at once {n}", dbt_target) for n in range(2)]
     assert forks.join_all(running)
     assert ground.later.query("select count(*) from ops.pending_rebuild") == [(0,)]
-    assert_marts_are_true(ground, target, PROVIDERS)
+    assert_marts_are_true(ground, dbt_target, PROVIDERS)
     tell("C11", "marts equal the truth, to the last digit")
 
 

@@ -156,17 +156,9 @@ def test_roles_that_overreach(ground: Ground, tell: Tell) -> None:
     tell("D15 all: what no role may do to numbers that are stored, and to the log")
     with ground.warehouse() as warehouse:
         for role, statements in FORBIDDEN_TO.items():
-            here = warehouse.warehouse
             for statement in statements:
                 with (
-                    psycopg.connect(
-                        host=here.host,
-                        port=here.port,
-                        dbname=here.dbname,
-                        user=here.user,
-                        password=here.password,
-                        options=f"-c role={role}",
-                    ) as session,
+                    warehouse.as_application(role) as session,
                     pytest.raises(psycopg.errors.InsufficientPrivilege),
                 ):
                     session.execute(statement.encode())

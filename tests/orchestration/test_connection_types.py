@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from tests.core.http_server import Server, answer
 
 KEY = "canary-key-6d1f0a93b2c84e57"
 
-# As the API server does it: everything through Airflow's own registry, with nothing but PYTHONPATH to find us.
-ASK_AIRFLOW = """
+# As the API server does it: everything through Airflow's own registry, with nothing but PYTHONPATH to find us; and like
+# it, one process answers many questions.
+ANSWER_AS_AIRFLOW = """
 import json, os, sys
 
-question = json.loads(sys.argv[1])
 os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
 from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 from airflow.models.connection import Connection
@@ -36,15 +36,23 @@ def test(fields):
     os.environ["AIRFLOW_CONN_RANDOM"] = connection.get_uri()
     return connection.test_connection()
 
-print(json.dumps({
-    "forms": {
+# But without the pace that real providers want.
+from dataclasses import replace
+from ai_usage import providers
+for one in providers.load_all():
+    if hasattr(one, "limits"):
+        type(one).limits = replace(one.limits, calls_per_minute=None)
+
+for line in sys.stdin:
+    forms = {
         form.connection_type: form.model_dump(mode="json")
         for form in HookMetaService.hook_meta_data()
         if form.hook_class_name and form.hook_class_name.startswith("ai_usage")
-    },
-    "tests": [test(fields) for fields in question],
-}), file=sys.stderr)
+    }
+    print("ANSWER", json.dumps({"forms": forms, "tests": [test(fields) for fields in json.loads(line)]}), flush=True)
 """
+
+Ask = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +61,39 @@ def sandbox() -> Iterator[Sandbox]:
         yield running
 
 
-def ask_airflow(repository: Path, connections: list[dict[str, Any]]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", ASK_AIRFLOW, json.dumps(connections)],
-        capture_output=True,
+@pytest.fixture(scope="module")
+def ask_airflow(repository: Path) -> Iterator[Ask]:
+    """Airflow, asked for all its forms and to test some connections."""
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", ANSWER_AS_AIRFLOW],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"PYTHONPATH": str(repository / "plugins")},
-    )
-    assert done.returncode == 0, done.stderr
-    for secret in {connection["password"] for connection in connections}:
-        assert secret not in done.stderr + done.stdout, "a key has been printed"
-    answered: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
-    return answered
+    ) as process:
+        assert process.stdin and process.stdout
+        stdin, stdout = process.stdin, process.stdout
+
+        def ask(connections: list[dict[str, Any]]) -> dict[str, Any]:
+            stdin.write(json.dumps(connections) + "\n")
+            stdin.flush()
+            said = []
+            while line := stdout.readline():
+                said.append(line)
+                if line.startswith("ANSWER "):
+                    break
+            for secret in {connection["password"] for connection in connections}:
+                assert secret not in "".join(said), "a key has been printed"
+            assert said[-1].startswith("ANSWER "), "".join(said)
+            answered: dict[str, Any] = json.loads(said[-1].removeprefix("ANSWER "))
+            return answered
+
+        yield ask
 
 
-def test_every_connection_type_has_its_form_in_airflow(repository: Path) -> None:
-    forms = ask_airflow(repository, [])["forms"]
+def test_every_connection_type_has_its_form_in_airflow(ask_airflow: Ask) -> None:
+    forms = ask_airflow([])["forms"]
 
     declared = {name: connection_types.load(name) for name in connection_types.names()}
     assert set(forms) == {one["connection-type"] for one in declared.values()}
@@ -83,11 +108,11 @@ def test_every_connection_type_has_its_form_in_airflow(repository: Path) -> None
             assert shown["description"], f"{name}: {field} is not explained"
 
 
-def test_the_test_button_says_what_failed_and_what_to_do(repository: Path) -> None:
+def test_the_test_button_says_what_failed_and_what_to_do(ask_airflow: Ask) -> None:
     types = [connection_types.load(name)["connection-type"] for name in connection_types.names()]
     with Server([answer(401, b'{"error": {"message": "no such key"}}')]) as server:
         rejected = [{"conn_type": one, "password": KEY, "host": server.url} for one in types]
-        answers = ask_airflow(repository, rejected)["tests"]
+        answers = ask_airflow(rejected)["tests"]
 
     assert len(answers) == len(types) > 0
     for ok, sentence in answers:
@@ -96,7 +121,7 @@ def test_the_test_button_says_what_failed_and_what_to_do(repository: Path) -> No
         assert "random" not in sentence.lower()
 
 
-def test_the_sandboxs_connections_pass_their_test(repository: Path, sandbox: Sandbox) -> None:
+def test_the_sandboxs_connections_pass_their_test(ask_airflow: Ask, sandbox: Sandbox) -> None:
     ours = {connection_types.load(name)["connection-type"] for name in connection_types.names()}
     connections = [
         {name: one[name] for name in ("conn_type", "host", "password", "extra") if one.get(name)}
@@ -104,19 +129,19 @@ def test_the_sandboxs_connections_pass_their_test(repository: Path, sandbox: San
         if one["conn_type"] in ours
     ]
 
-    answers = ask_airflow(repository, connections)["tests"]
+    answers = ask_airflow(connections)["tests"]
 
     assert {one["conn_type"] for one in connections} == ours
     assert [sentence for ok, sentence in answers if not ok] == []
     assert all(sentence for _, sentence in answers)
 
 
-def test_a_stored_key_cannot_be_sent_to_another_address_by_testing_it(repository: Path) -> None:
+def test_a_stored_key_cannot_be_sent_to_another_address_by_testing_it(ask_airflow: Ask) -> None:
     """Airflow lends the stored key to a test only if the host is the stored one; it does not look into the extra."""
     conn_type = connection_types.load(connection_types.names()[0])["connection-type"]
     with Server([answer(200, b"{}")]) as server:
         lent = {"conn_type": conn_type, "password": KEY, "extra": {"base_url": server.url}}
-        ((ok, sentence),) = ask_airflow(repository, [lent])["tests"]
+        ((ok, sentence),) = ask_airflow([lent])["tests"]
 
     assert server.requests == []
     assert ok is False

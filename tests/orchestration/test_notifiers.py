@@ -381,6 +381,8 @@ def test_a_mail_connection_says_who_writes_to_whom() -> None:
         {"extra": {"from": None}},
         {"extra": {"from": "a@example.com, b@example.com"}},
         {"extra": {"disable_ssl": True, "disable_tls": True}},
+        {"extra": {"disable_tls": True}},
+        {"port": 465, "extra": {"disable_ssl": True, "disable_tls": True}},
         {"extra": {"ssl_context": "none"}},
     ],
 )

@@ -93,7 +93,10 @@ def test_a_failure_names_the_node_and_a_retry_goes_on_there_with_what_was_claime
     warehouse.query("revoke select on raw.aws_bedrock_metrics from ai_usage_transformer")
     warehouse.query("grant select (load_id, usage_date) on raw.aws_bedrock_metrics to ai_usage_transformer")
 
-    with pytest.raises(TransformFailed, match=r"int_usage_meters|stg_aws_bedrock"):
+    with pytest.raises(
+        TransformFailed,
+        match=r"(int_usage_meters|stg_aws_bedrock\w+) \(error: Database Error in model \w+ \([^'\]]+\)\)",
+    ):
         run(warehouse, repository, target, "second")
 
     assert requests(warehouse) == [(DAY, 10)], "readers lost the last good build"

@@ -43,10 +43,15 @@ def connected(sandbox: Sandbox, warehouse: TestWarehouse, monkeypatch: pytest.Mo
 
 def read_completions(sandbox: Sandbox, run_id: str = "run") -> UsageError | None:
     """Plan, read the one stream, and return what went wrong."""
+    return read(sandbox, run_id, "completions")
+
+
+def read(sandbox: Sandbox, run_id: str = "run", *streams: str) -> UsageError | None:
+    """Plan, read the named streams or all, and return what went wrong."""
     provider, warehouse = Quick(today=sandbox.clock.today), open_warehouse()
     (work,) = sync.plan(provider, warehouse, [CONNECTION], {}, sandbox.clock.today())
     (part,) = work["parts"]
-    part["windows"] = {"completions": part["windows"]["completions"]}
+    part["windows"] = {name: part["windows"][name] for name in streams or part["windows"]}
     sandbox.requests.reset()
     try:
         sync.extract_and_load(provider, warehouse, work, run_id)
@@ -96,6 +101,57 @@ def test_a_key_that_is_refused_is_not_shown_for_every_window(connected: TestWare
     assert sandbox.requests.count(operation="completions") == 1
     today = sandbox.clock.today()
     assert failed_days(connected) == (today - timedelta(days=HISTORY_DAYS - 1), today)
+
+
+def outcomes_of_streams(warehouse: TestWarehouse, run_id: str) -> dict[str, tuple[str, str | None]]:
+    """Return how each stream's attempts ended, which must be in one way."""
+    rows = warehouse.query(
+        "select distinct stream, outcome, error_kind from ops.extraction where run_id = %s order by 1", run_id
+    )
+    assert len(rows) == len({stream for stream, _, _ in rows}), rows
+    return {stream: (outcome, kind) for stream, outcome, kind in rows}
+
+
+def test_a_key_that_is_refused_for_one_stream_is_not_shown_for_the_others(
+    connected: TestWarehouse, sandbox: Sandbox
+) -> None:
+    sandbox.faults.add("invalid_credentials")
+
+    assert isinstance(read(sandbox), CredentialRejected)
+
+    assert sandbox.requests.count() == 1
+    streams = {stream.name for stream in Quick.streams}
+    assert outcomes_of_streams(connected, "run") == dict.fromkeys(streams, ("failed", "credential_rejected"))
+    assert connected.query(
+        "select stream from ops.problem where kind = 'credential_rejected' and resolved_at is null order by 1"
+    ) == [(name,) for name in sorted(streams)], "each stream's story is told"
+
+
+def test_a_key_that_dies_between_two_tries_takes_nothing_back_that_the_first_one_read(
+    connected: TestWarehouse, sandbox: Sandbox
+) -> None:
+    first, last = Quick.streams[0].name, Quick.streams[-1].name
+    away = sandbox.faults.add("service_unavailable", operation=first)
+    assert isinstance(read(sandbox), SourceUnavailable)
+    sandbox.faults.clear(away)
+    sandbox.faults.add("invalid_credentials")
+
+    assert isinstance(read(sandbox), CredentialRejected)
+
+    assert connected.query("select distinct state from ops.slice where stream = %s", first) == [("failed",)]
+    assert connected.query("select 1 from ops.slice where stream = %s and error_kind is not null", last) == []
+
+
+def test_a_permission_that_one_stream_lacks_says_nothing_about_the_others(
+    connected: TestWarehouse, sandbox: Sandbox
+) -> None:
+    sandbox.faults.add("access_denied", operation=Quick.streams[0].name)
+
+    assert isinstance(read(sandbox), PermissionMissing)
+
+    ends = outcomes_of_streams(connected, "run")
+    assert ends.pop(Quick.streams[0].name) == ("failed", "permission_missing")
+    assert set(ends.values()) == {("loaded", None)}
 
 
 def test_what_may_pass_by_itself_decides_whether_the_task_tries_again(

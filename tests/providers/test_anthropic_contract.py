@@ -320,10 +320,14 @@ def test_credits_keep_their_sign() -> None:
         assert double.read(COSTS)[0].record["amount"] == "-0.000001"
 
 
-def test_today_may_be_absent_and_yesterday_may_not() -> None:
+def test_today_may_be_absent_and_is_left_open_and_yesterday_may_not() -> None:
     page = USAGE_PAGES[0] | {"has_more": False, "next_page": None}
     with Double(page) as double:
         assert len(double.read(USAGE, today=LAST)) == 2
+        assert double.connection.journal.unanswered == {LAST}
+    with Double(*USAGE_PAGES) as double:
+        double.read(USAGE, today=LAST)
+        assert double.connection.journal.unanswered == set(), "an empty bucket is an answer"
     with Double(page) as double, pytest.raises(ResponseInvalid, match="lacks 1 of 2 days, among them 2026-09-02"):
         double.read(USAGE, today=date(2026, 9, 3))
 

@@ -25,7 +25,7 @@ from ai_usage.core.errors import (
 from ai_usage.core.slices import Window
 from ai_usage.orchestration import sync
 from ai_usage.providers.anthropic import PROVIDER
-from ai_usage.warehouse import ledger
+from ai_usage.warehouse import ledger, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from sandbox.service import Sandbox
@@ -331,7 +331,7 @@ def load(warehouse: TestWarehouse, one: Connection, run_id: str = "run") -> list
     anthropic = provider()
     scope = anthropic.scopes(one)[0]
     with warehouse.warehouse.session(LOADER) as session:
-        ledger.register_scopes(session, anthropic, one.connection_id, [scope])
+        registry.register_scopes(session, anthropic, one.connection_id, [scope])
         for stream in anthropic.streams:
             place = Place(anthropic.name, one.connection_id, stream.name, scope.name)
             ledger.expect_slices(session, place, Window(FIRST, LAST))

@@ -321,9 +321,15 @@ def test_a_day_that_is_left_out_is_never_taken_for_a_day_without_usage(sandbox: 
     assert str(days_ago(20)) in error.happened
 
 
-def test_only_today_may_be_missing(sandbox: Sandbox) -> None:
+def test_only_today_may_be_missing_and_is_left_open() -> None:
     with Server([ok(page(bucket(days_ago(1))))]) as server:
-        assert extract(connection(None, url=server.url), "costs", days_ago(1), TODAY) == []
+        one = connection(None, url=server.url)
+        assert extract(one, "costs", days_ago(1), TODAY) == []
+    assert one.journal.unanswered == {TODAY}, "yesterday's bucket is empty, today has none"
+    with Server([ok(page(bucket(days_ago(1)), bucket(TODAY)))]) as server:
+        one = connection(None, url=server.url)
+        assert extract(one, "costs", days_ago(1), TODAY) == []
+    assert one.journal.unanswered == set()
     with Server([ok(page(bucket(TODAY)))]) as server, pytest.raises(WindowRefused):
         extract(connection(None, url=server.url), "costs", days_ago(1), TODAY)
 

@@ -26,7 +26,7 @@ from ai_usage.core.errors import UsageError
 from ai_usage.orchestration import sync
 from ai_usage.orchestration.clients import open_connection
 from ai_usage.orchestration.work import Part, Work
-from ai_usage.warehouse import ledger
+from ai_usage.warehouse import registry
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
 from tests.security import canaries
@@ -181,7 +181,7 @@ def refusals_of(provider: Provider, warehouse: Warehouse, connection_id: str, *,
     def register() -> None:
         scopes = provider.scopes(open_connection(provider, connection_id, Memory()))
         with warehouse.session(LOADER) as session:
-            ledger.register_scopes(session, provider, connection_id, scopes)
+            registry.register_scopes(session, provider, connection_id, scopes)
 
     def plan() -> None:
         for piece in sync.plan(provider, warehouse, [connection_id], sync.Request()):

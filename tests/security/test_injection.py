@@ -12,7 +12,7 @@ from ai_usage.core.errors import CredentialRejected, SourceUnavailable, UsageErr
 from ai_usage.core.slices import Window
 from ai_usage.core.texts import plain, without_keys
 from ai_usage.orchestration.sync import SourcesFailed
-from ai_usage.warehouse import ledger
+from ai_usage.warehouse import ledger, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from tests.support.loading import day, load, prepare
@@ -44,7 +44,7 @@ def test_a_name_is_stored_as_it_is_wherever_it_stands(warehouse: TestWarehouse, 
     with warehouse.warehouse.session(LOADER) as session:
         attempt = ledger.begin_attempt(session, place, Window(day(1), day(1)), name)
         ledger.fail_attempt(session, attempt, SourceUnavailable(f"{name} is down.", action=name), Journal())
-        ledger.register_scope(session, place.connection_id, Scope(name, "account-1", name, name))
+        registry.register_scope(session, place.connection_id, Scope(name, "account-1", name, name))
 
     assert warehouse.query("select record ->> 'model', record ->> 'note' from raw.sample_metrics") == [(name, name)]
     assert warehouse.query("select connection_id, scope, run_id from ops.load") == [(f"sample_{name}", name, name)]

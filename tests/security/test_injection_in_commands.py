@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from ai_usage.core.slices import Window
 from ai_usage.core.texts import plain
 from ai_usage.orchestration.notifications import tell_news
 from ai_usage.orchestration.transform import transform
-from ai_usage.warehouse import ledger, loader
+from ai_usage.warehouse import ledger, loader, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from tests.commands.conftest import say
@@ -61,7 +62,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def told(cluster: Cluster, dbt_target: Path) -> Iterator[Told]:
     """Load every name as a model of a project of the same name, fail a scope of that name, build once, tell once."""
     with pytest.MonkeyPatch.context() as patch, cluster.warehouse() as warehouse:
         for name, value in warehouse.environment().items():
@@ -70,7 +71,7 @@ def told(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         provider, window = providers.load("groq"), Window(DAY, DAY)
         (stream,) = provider.streams
         with warehouse.warehouse.session(LOADER) as session:
-            ledger.register_scopes(session, provider, place.connection_id, [Scope("-", HOSTILE[0], HOSTILE[7])])
+            registry.register_scopes(session, provider, place.connection_id, [Scope("-", HOSTILE[0], HOSTILE[7])])
             attempt = ledger.begin_attempt(session, place, window, "hostile")
         loader.load(warehouse.warehouse, attempt, stream, [Record(DAY, usage_of(name)) for name in HOSTILE], Journal())
         with Server([answer(200)]) as webhook, MailServer() as mail:
@@ -80,8 +81,7 @@ def told(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 # Each of a connection of its own, and told at once, so that each is a message of its own.
                 fail(warehouse, Place("groq", f"groq_{number}", "usage", name), name)
                 tell_news(warehouse.warehouse)
-        target = tmp_path_factory.mktemp("dbt_target")
-        transform(warehouse.warehouse, "hostile", project=REPOSITORY / "dbt_project", target=target)
+        transform(warehouse.warehouse, "hostile", project=REPOSITORY / "dbt_project", target=dbt_target)
         yield Told(
             warehouse, [request.body.decode() for request in webhook.requests], [one for _, _, one in mail.mails]
         )
@@ -100,7 +100,7 @@ def fail(warehouse: TestWarehouse, place: Place, name: str) -> None:
     """Let the reading of a place fail in words that hold a name."""
     with warehouse.warehouse.session(LOADER) as session:
         scope = Scope(place.scope or "-", name, name)
-        ledger.register_scopes(session, providers.load(place.provider), place.connection_id, [scope])
+        registry.register_scopes(session, providers.load(place.provider), place.connection_id, [scope])
         attempt = ledger.begin_attempt(session, place, Window(DAY, DAY), name)
         ledger.fail_attempt(session, attempt, SourceUnavailable(f"{name} is down.", action=f"Ask {name}."), Journal())
 

@@ -209,7 +209,6 @@ def loaded(cluster: Cluster) -> Iterator[TestWarehouse]:
     os.environ.update(before)
 
 
-@pytest.mark.usefixtures("without_pace")
 def test_what_is_stored_of_ten_providers_that_send_content_holds_none(loaded: TestWarehouse) -> None:
     tables = [f"{provider.name}_{stream.name}" for provider in providers.load_all() for stream in provider.streams]
     seen = {table: loaded.query(f"select record from raw.{table}") for table in tables}
@@ -229,18 +228,6 @@ def test_what_is_stored_of_ten_providers_that_send_content_holds_none(loaded: Te
         table for table, rows in seen.items() for (record,) in rows if any("." in path for path, _ in leaves(record))
     }
     assert nested >= {*NUMBERS, *NAMES}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_pace() -> Iterator[None]:
-    """The providers' own paces are for the real ones."""
-    from dataclasses import replace
-
-    with pytest.MonkeyPatch.context() as patch:
-        for provider in providers.load_all():
-            if hasattr(provider, "limits"):
-                patch.setattr(type(provider), "limits", replace(provider.limits, calls_per_minute=None))
-        yield
 
 
 @pytest.mark.parametrize(

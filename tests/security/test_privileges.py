@@ -21,14 +21,12 @@ Session = psycopg.Connection[tuple[object, ...]]
 
 
 @pytest.fixture(scope="module")
-def built(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestWarehouse]:
+def built(cluster: Cluster, dbt_target: Path) -> Iterator[TestWarehouse]:
     """A warehouse that was built, migrated again and built again."""
-    target = tmp_path_factory.mktemp("dbt_target")
+    project = REPOSITORY / "dbt_project"
     with cluster.warehouse() as fresh:
         for number in range(2):
-            transform(
-                fresh.warehouse, f"build-{number}", project=REPOSITORY / "dbt_project", target=target, full_refresh=True
-            )
+            transform(fresh.warehouse, f"build-{number}", project=project, target=dbt_target, full_refresh=True)
             migrate(fresh.admin_dsn, RolePasswords(LOGIN_PASSWORD, READER_PASSWORD))
         yield fresh
 
@@ -155,15 +153,7 @@ def as_role(warehouse: TestWarehouse, role: str) -> Session:
     """Open a session the way the application does; the reader logs in himself."""
     if role == READER:
         return warehouse.as_reader()
-    here = warehouse.warehouse
-    return psycopg.connect(
-        host=here.host,
-        port=here.port,
-        dbname=here.dbname,
-        user=here.user,
-        password=here.password,
-        options=f"-c role={role}" if role != "ai_usage" else "",
-    )
+    return warehouse.as_application(role if role != "ai_usage" else None)
 
 
 FORBIDDEN_TO_ALL = (

@@ -10,7 +10,7 @@ import psycopg
 
 from ai_usage.core.contract import Journal, Record, Scope, Stream
 from ai_usage.core.slices import Window
-from ai_usage.warehouse import ledger, loader
+from ai_usage.warehouse import ledger, loader, registry
 from ai_usage.warehouse.ledger import Attempt, Outcome
 from ai_usage.warehouse.migrate import create_raw_table
 from ai_usage.warehouse.place import Place
@@ -47,7 +47,7 @@ def prepare(warehouse: TestWarehouse, place: Place = PLACE) -> None:
         if admin.execute("select to_regclass('raw.sample_metrics')").fetchone() == (None,):
             create_raw_table(admin, "sample_metrics", "sample")
     with warehouse.warehouse.session(LOADER) as session:
-        ledger.register_scopes(session, PROVIDER, place.connection_id, [Scope(place.scope or "-", "account-1")])  # type: ignore[arg-type]
+        registry.register_scopes(session, PROVIDER, place.connection_id, [Scope(place.scope or "-", "account-1")])  # type: ignore[arg-type]
 
 
 def begin(warehouse: TestWarehouse, first: int, last: int, run_id: str = "run", place: Place = PLACE) -> Attempt:

@@ -6,16 +6,16 @@ import base64
 import email
 import socket
 import ssl
-import threading
 from dataclasses import dataclass, field
 from email import policy
 from email.message import EmailMessage
-from types import TracebackType
 from typing import BinaryIO, cast
+
+from tests.support.loopback import LoopbackServer
 
 
 @dataclass
-class MailServer:
+class MailServer(LoopbackServer):
     """
     Speaks as much SMTP as Python's client needs.
 
@@ -32,37 +32,9 @@ class MailServer:
     mails: list[tuple[str, list[str], EmailMessage]] = field(default_factory=list)
     sessions: int = 0
 
-    def __enter__(self) -> MailServer:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.sessions += 1
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            with connection:
-                self._talk(connection)
-        except (OSError, ValueError):
-            return
-
-    def _talk(self, connection: socket.socket) -> None:
+    def talk(self, connection: socket.socket) -> None:
+        """Take mails, as many as are sent."""
+        self.sessions += 1
         stream = cast(BinaryIO, connection.makefile("rwb", buffering=0))
 
         def say(text: str) -> None:

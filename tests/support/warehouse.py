@@ -39,6 +39,18 @@ class TestWarehouse:
             cursor = session.execute(statement.encode(), values)
             return cursor.fetchall() if cursor.description else []
 
+    def as_application(self, role: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
+        """Log in as Airflow's tasks and dbt do, and take on a role of theirs; without one, the login's own rights."""
+        here = self.warehouse
+        return psycopg.connect(
+            host=here.host,
+            port=here.port,
+            dbname=here.dbname,
+            user=here.user,
+            password=here.password,
+            options=f"-c role={role}" if role else "",
+        )
+
     def as_reader(self) -> psycopg.Connection[tuple[Any, ...]]:
         """Log in as an analyst."""
         here = self.warehouse
@@ -72,7 +84,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.postgres = Postgres(folder)
-        self._numbers = itertools.count(1)
+        self._taken: set[int] = set()
 
     def __enter__(self) -> Cluster:
         self.postgres.start()
@@ -88,8 +100,14 @@ class Cluster:
 
     @contextlib.contextmanager
     def warehouse(self, like: TestWarehouse | None = None) -> Iterator[TestWarehouse]:
-        """Make a database from the template, or as a copy of another one; drop it afterwards."""
-        name = f"warehouse_{next(self._numbers)}"
+        """
+        Make a database from the template, or as a copy of another one; drop it afterwards.
+
+        The next one has the same name: dbt parses the project anew for each address that it has not seen before.
+        """
+        number = next(one for one in itertools.count(1) if one not in self._taken)
+        self._taken.add(number)
+        name = f"warehouse_{number}"
         self._execute("create database {} template {}", name, like.warehouse.dbname if like else _TEMPLATE)
         with psycopg.connect(self.postgres.dsn(name)) as admin:
             ensure_database_settings(admin)  # a template does not hand on what is set for the database as a whole
@@ -100,6 +118,7 @@ class Cluster:
             )
         finally:
             self._execute("drop database {} with (force)", name)
+            self._taken.discard(number)
 
     def _execute(self, statement: str, *names: str) -> None:
         with psycopg.connect(self.postgres.dsn(), autocommit=True) as session:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
-from ai_usage.core.contract import Note
+from ai_usage.core.contract import Journal, Note
 from ai_usage.core.errors import CredentialRejected, NotEntitled, RateLimited, SourceUnavailable, UsageError
-from ai_usage.warehouse import events
+from ai_usage.core.slices import Window
+from ai_usage.warehouse import events, ledger, loader, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
+from tests.support.loading import PLACE, STREAM, prepare
 from tests.support.warehouse import TestWarehouse
 
 PLACES = [
@@ -202,6 +206,25 @@ def test_unknown_fields_are_over_when_a_whole_run_met_none(warehouse: TestWareho
 
     notice(warehouse, "run 3", "a")
     assert [kind for kind, _ in log(warehouse)] == ["schema_drift", "recovered", "schema_drift"]
+
+
+def test_a_source_that_says_nothing_of_today_yet_has_no_usage_all_the_same(warehouse: TestWarehouse) -> None:
+    provider = SimpleNamespace(name=PLACE.provider, streams=[STREAM], if_empty="Look there.")
+    today = datetime.now(UTC).date()
+    prepare(warehouse)
+
+    def read(first: int, unanswered: set[date]) -> list[tuple[object, ...]]:
+        window = Window(today - timedelta(days=first), today)
+        with warehouse.warehouse.session(LOADER) as session:
+            ledger.expect_slices(session, PLACE, window)
+            attempt = ledger.begin_attempt(session, PLACE, window, "run")
+        loader.load(warehouse.warehouse, attempt, STREAM, [], Journal(unanswered=unanswered))
+        with warehouse.warehouse.session(LOADER) as session:
+            registry.judge_usage(session, provider, PLACE.connection_id, "run")  # type: ignore[arg-type]
+        return stories(warehouse)
+
+    assert read(9, {today, today - timedelta(days=5)}) == [], "nobody knows about a day in between"
+    assert read(9, {today}) == [("no_usage", "warning", 1, None)]
 
 
 def test_what_stands_by_itself_is_told_once_unless_it_is_news(warehouse: TestWarehouse) -> None:

@@ -7,9 +7,13 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from ai_usage.warehouse import janitor
-from ai_usage.warehouse.janitor import Cleaned, delete_old_rows, measure_tables, prune_versions
-from tests.support.loading import begin, day, load, prepare, records, stored
+from ai_usage.core.contract import Scope
+from ai_usage.core.slices import Window
+from ai_usage.warehouse import janitor, ledger, registry
+from ai_usage.warehouse.janitor import Cleaned, delete_old_rows, drop_passing_scopes, measure_tables, prune_versions
+from ai_usage.warehouse.place import Place
+from ai_usage.warehouse.roles import JANITOR, LOADER
+from tests.support.loading import PLACE, PROVIDER, begin, day, load, prepare, records, stored
 from tests.support.warehouse import TestWarehouse
 
 KEEP = timedelta(days=30)
@@ -178,18 +182,7 @@ def test_the_janitor_cannot_write_a_record_or_a_number(place: TestWarehouse) -> 
         "update ops.load set record_count = 0",
         "insert into ops.load select * from ops.load",
     ):
-        here = place.warehouse
-        with (
-            psycopg.connect(
-                host=here.host,
-                port=here.port,
-                dbname=here.dbname,
-                user=here.user,
-                password=here.password,
-                options="-c role=ai_usage_janitor",
-            ) as session,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
-        ):
+        with place.as_application(JANITOR) as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
             session.execute(forbidden.encode())
 
 
@@ -296,3 +289,69 @@ def test_every_table_is_measured_and_one_full_of_dead_rows_is_told(
     assert rows == [(30, 60, True)]
     (measured,) = place.query("select count(*) from ops.table_figures where table_schema in ('raw', 'ops')")
     assert measured[0] > 20
+
+
+# ---------------------------------------------------------------- scopes named by mistake
+
+
+def named(warehouse: TestWarehouse, *scopes: str, ago: str = "0 days") -> None:
+    """Let the source name these scopes, and expect two days of each."""
+    with warehouse.warehouse.session(LOADER) as session:
+        registry.register_scopes(session, PROVIDER, PLACE.connection_id, [Scope(name) for name in scopes])  # type: ignore[arg-type]
+        for name in scopes:
+            ledger.expect_slices(session, place_of(name), Window(day(0), day(1)))
+    warehouse.query(
+        "update ops.scope set first_seen_at = least(first_seen_at, now() - %s::interval),"
+        " last_seen_at = now() - %s::interval where scope = any(%s)",
+        *(ago, ago, list(scopes)),
+    )
+
+
+def place_of(scope: str) -> Place:
+    return Place(PLACE.provider, PLACE.connection_id, PLACE.stream, scope)
+
+
+def expected_scopes(warehouse: TestWarehouse) -> list[str]:
+    return [scope for (scope,) in warehouse.query("select distinct scope from ops.slice order by 1")]
+
+
+def test_the_days_of_a_scope_that_was_named_by_mistake_are_expected_no_more(place: TestWarehouse) -> None:
+    named(place, "real", "passing", ago="2 days")
+    named(place, "real")
+    place.query("delete from ops.pending_rebuild")
+
+    done = Cleaned()
+    drop_passing_scopes(place.warehouse, done)
+    drop_passing_scopes(place.warehouse, Cleaned())
+
+    assert expected_scopes(place) == ["real"]
+    assert done.rows == {"ops.slice": 2}
+    assert place.query("select distinct usage_date from ops.pending_rebuild order by 1") == [(day(0),), (day(1),)]
+    told = place.query("select provider, connection_id, scope, kind from ops.event")
+    assert told == [(PLACE.provider, PLACE.connection_id, "passing", "scope_dropped")]
+
+    named(place, "real", "passing")
+    assert expected_scopes(place) == ["passing", "real"], "named again, expected again"
+
+
+def test_what_may_have_had_usage_stays_expected(place: TestWarehouse) -> None:
+    named(place, "named for long", ago="9 days")
+    named(place, "real", "answered", "named for long", ago="2 days")
+    load(place, 0, 0, [], place=place_of("answered"))
+    named(place, "real", "too early to say", ago="1 hour")
+    named(place, "real")
+    before = expected_scopes(place)
+    assert len(before) == 4
+
+    drop_passing_scopes(place.warehouse, Cleaned())
+
+    assert expected_scopes(place) == before
+    assert place.query("select 1 from ops.event where kind = 'scope_dropped'") == []
+
+
+def test_a_connection_that_nobody_has_looked_at_since_keeps_all_its_days(place: TestWarehouse) -> None:
+    named(place, str(PLACE.scope), "never answered", ago="9 days")
+
+    drop_passing_scopes(place.warehouse, Cleaned(), gone_for=timedelta(0))
+
+    assert expected_scopes(place) == [PLACE.scope, "never answered"]

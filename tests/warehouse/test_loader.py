@@ -147,6 +147,22 @@ def test_a_restated_settled_day_is_told(place: TestWarehouse) -> None:
     assert events == [("restated", f"The provider changed settled days: {day(0)}.")]
 
 
+def test_a_day_of_which_nothing_is_said_stays_as_it_was(place: TestWarehouse) -> None:
+    with place.warehouse.session(LOADER) as session:
+        ledger.expect_slices(session, PLACE, Window(day(0), day(2)))
+    load(place, 0, 0, records(0))
+    with place.warehouse.session(LOADER) as session:
+        refused = ResponseInvalid("It makes no sense.", action="Report it.")
+        ledger.fail_slices(session, PLACE, Window(day(1), day(1)), refused, "run")
+
+    outcome = load(place, 0, 2, [], journal=Journal(unanswered={day(0), day(1), day(2)}))
+
+    assert outcome.slices_changed == 0
+    assert stored(place) == expected(records(0))
+    states = place.query("select state, error_kind from ops.slice order by usage_date")
+    assert states == [("final", None), ("missing", None), ("missing", None)]
+
+
 def test_days_outside_the_window_are_dropped_and_told(place: TestWarehouse) -> None:
     load(place, 0, 0, records(0, 1))
 

@@ -112,27 +112,10 @@ def test_a_reader_may_read_marts_and_nothing_else(
     + [(TRANSFORMER, statement) for statement in TRANSFORMER_FORBIDDEN],
 )
 def test_a_role_can_do_no_more_than_its_work(warehouse: TestWarehouse, role: str, statement: str) -> None:
-    here = warehouse.warehouse
-    with (
-        psycopg.connect(
-            host=here.host,
-            port=here.port,
-            dbname=here.dbname,
-            user=here.user,
-            password=here.password,
-            options=f"-c role={role}",
-        ) as session,
-        pytest.raises(psycopg.errors.InsufficientPrivilege),
-    ):
+    with warehouse.as_application(role) as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
         session.execute(statement.encode())
 
 
 def test_the_login_alone_may_do_nothing(warehouse: TestWarehouse) -> None:
-    here = warehouse.warehouse
-    with (
-        psycopg.connect(
-            host=here.host, port=here.port, dbname=here.dbname, user=here.user, password=here.password
-        ) as session,
-        pytest.raises(psycopg.errors.InsufficientPrivilege),
-    ):
+    with warehouse.as_application() as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
         session.execute("select * from ops.load")

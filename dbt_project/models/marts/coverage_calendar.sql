@@ -1,5 +1,7 @@
 {{ config(materialized='view') }}
 
+{% set said_nothing = 'The provider was asked, and says neither that there was usage nor that there was none.' %}
+
 -- A view: the days that should be there, and how old they are, follow the clock and need no build. Of the ledger it
 -- reads what the last build saw, so that it speaks of the same loads as the tables of usage.
 with
@@ -50,35 +52,18 @@ known as (
         retention_days,
         is_within_reach,
         true as is_in_ledger,
-        -- The last attempt at a day that is not loaded tells why. Of days that are read on every run, a reading that
-        -- found nothing new counts as well. Both are looked up row by row, and only if the column is asked for.
+        -- The last attempt at a day that is not loaded tells why. One that ended well left the day open.
         case
-            when not is_loaded then (
-                select attempts.error_message
-                from {{ ref('stg_ops__extractions') }} as attempts
-                where
-                    attempts.connection_id = slices.connection_id
-                    and attempts.stream = slices.stream
-                    and attempts.scope = slices.scope
-                    and slices.usage_date between attempts.window_first and attempts.window_last
-                    and attempts.outcome = 'failed'
-                order by attempts.started_at desc
-                limit 1
-            )
-        end as error_message,
+            when not is_loaded
+                then {{ of_last_attempt(
+                    "case when attempts.outcome = 'failed' then attempts.error_message else '" ~ said_nothing ~ "' end",
+                    ['failed', 'loaded', 'unchanged']
+                ) }}
+        end as why_not_loaded,
+        -- Of days that are read on every run, a reading that found nothing new counts as well.
         case
-            when is_loaded and is_read_again then (
-                select attempts.started_at
-                from {{ ref('stg_ops__extractions') }} as attempts
-                where
-                    attempts.connection_id = slices.connection_id
-                    and attempts.stream = slices.stream
-                    and attempts.scope = slices.scope
-                    and slices.usage_date between attempts.window_first and attempts.window_last
-                    and attempts.outcome in ('loaded', 'unchanged')
-                order by attempts.started_at desc
-                limit 1
-            )
+            when is_loaded and is_read_again
+                then {{ of_last_attempt('attempts.started_at', ['loaded', 'unchanged']) }}
         end as confirmed_at
     from slices
 ),
@@ -146,7 +131,7 @@ unknown as (
         retention_days,
         is_read and usage_date >= coalesce(first_readable_day, '-infinity') as is_within_reach,
         false as is_in_ledger,
-        null::text as error_message,
+        null::text as why_not_loaded,
         null::timestamptz as confirmed_at
     from holes
 ),
@@ -188,11 +173,11 @@ select
             then 'Read completely; the provider may still change it.'
         when coverage = 'provisional' then 'Read completely; nobody has seen it settled yet.'
         when coverage = 'outside_retention' then 'Never loaded, and the provider can no longer tell.'
-        when coverage = 'not_entitled' then coalesce(error_message, 'The plan of the account does not include it.')
-        when coverage = 'failed' then coalesce(error_message, 'The last attempt to read it failed.')
+        when coverage = 'not_entitled' then coalesce(why_not_loaded, 'The plan of the account does not include it.')
+        when coverage = 'failed' then coalesce(why_not_loaded, 'The last attempt to read it failed.')
         when not is_in_ledger and is_within_reach then 'No reading of this day has reached the marts yet.'
         when not is_in_ledger then 'No run has read this day, and its source is not read any more.'
-        else coalesce(error_message, 'Expected, and no attempt to read it has ended yet.')
+        else coalesce(why_not_loaded, 'Expected, and no attempt to read it has ended yet.')
     end as reason,
     extracted_at,
     last_read_at,

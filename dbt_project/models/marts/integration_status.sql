@@ -114,39 +114,8 @@ scope_states as (
         scopes.first_seen_at,
         coalesce(unread_connections.state, unread_scopes.state, 'connected') as state,
         coalesce(unread_connections.since, unread_scopes.since) as since,
-        (
-            select max(last_ones.started_at)
-            from {{ ref('stg_ops__streams') }} as streams
-            cross join
-                lateral (
-                    select extractions.started_at
-                    from {{ ref('stg_ops__extractions') }} as extractions
-                    where
-                        extractions.connection_id = scopes.connection_id
-                        and extractions.stream = streams.stream
-                        and extractions.scope = scopes.scope
-                    order by extractions.started_at desc
-                    limit 1
-                ) as last_ones
-            where streams.provider = connections.provider
-        ) as last_attempt_at,
-        (
-            select max(last_ones.finished_at)
-            from {{ ref('stg_ops__streams') }} as streams
-            cross join
-                lateral (
-                    select extractions.finished_at
-                    from {{ ref('stg_ops__extractions') }} as extractions
-                    where
-                        extractions.connection_id = scopes.connection_id
-                        and extractions.stream = streams.stream
-                        and extractions.scope = scopes.scope
-                        and extractions.outcome in ('loaded', 'unchanged')
-                    order by extractions.started_at desc
-                    limit 1
-                ) as last_ones
-            where streams.provider = connections.provider
-        ) as last_success_at,
+        {{ of_last_attempts('started_at') }} as last_attempt_at,
+        {{ of_last_attempts('finished_at', ['loaded', 'unchanged']) }} as last_success_at,
         (
             select loads.usage_date
             from {{ ref('stg_ops__loads') }} as loads

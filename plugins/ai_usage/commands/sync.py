@@ -63,7 +63,12 @@ def _read(
 ) -> list[dict[str, Any]]:
     """Read every piece of work of a provider; return one result for each, good or bad."""
     from ai_usage.orchestration.sync import Request, extract_and_load, plan
+    from ai_usage.warehouse import registry
+    from ai_usage.warehouse.roles import LOADER
 
+    with warehouse.session(LOADER) as session:
+        # Only that these are sources: another shell may know connections in its environment that this one does not.
+        registry.note_listed(session, provider, connection_ids)
     request = Request(first=options.first, last=options.last, connections=list(connection_ids), by_hand=True)
     results = []
     for work in plan(provider, warehouse, connection_ids, request):

@@ -13,7 +13,7 @@ from ai_usage.core.errors import ConfigurationInvalid
 from ai_usage.orchestration.dbt_process import Dbt
 from ai_usage.orchestration.transform import TransformFailed, check_all_history
 from ai_usage.warehouse import events
-from ai_usage.warehouse.janitor import Cleaned, delete_old_rows, measure_tables, prune_versions
+from ai_usage.warehouse.janitor import Cleaned, delete_old_rows, drop_passing_scopes, measure_tables, prune_versions
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
@@ -46,10 +46,11 @@ def days_to_keep() -> int:
 
 
 def clean(warehouse: Warehouse) -> str:
-    """Prune replaced versions, delete old rows, measure the tables; return what that came to."""
+    """Drop scopes named by mistake, prune versions, delete old rows, measure the tables; return what that came to."""
     keep = timedelta(days=days_to_keep())
     ends_at = time.monotonic() + LONGEST_CLEANING.total_seconds()
     done = Cleaned()
+    drop_passing_scopes(warehouse, done)
     prune_versions(warehouse, keep, done, lambda: time.monotonic() > ends_at)
     delete_old_rows(warehouse, done, lambda: time.monotonic() > ends_at)
     for sentence in measure_tables(warehouse):

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import smtplib
+from collections.abc import Mapping
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid, parseaddr
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow.providers.smtp.hooks.smtp import SmtpHook
 from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
-from ai_usage.core.errors import ConfigurationInvalid, UsageError
+from ai_usage.core.errors import UsageError
 from ai_usage.core.http.address import is_loopback
 from ai_usage.core.http.deadline import DeadlineExceededError, call_within
-from ai_usage.orchestration.clients import find_connection
 from ai_usage.orchestration.messages import Message
+from ai_usage.orchestration.receivers import NotDelivered, connection_of_receiver, unusable
 from ai_usage.orchestration.settings import extra_of
-from ai_usage.orchestration.webhook import NotDelivered
 
 SMTP = "ai_usage_smtp"
 _IMPLICIT_TLS_PORT = 465
 _TIMEOUT = 15
 _DELIVERY_TIMEOUT = 60.0
+
+
+class _Tls(NamedTuple):
+    """How a session comes to be encrypted; by neither way, it is not."""
+
+    from_the_start: bool
+    by_starttls: bool
+
+
+def _tls(port: int | None, extra: Mapping[str, Any]) -> _Tls:
+    no_ssl, no_tls = extra.get("disable_ssl"), extra.get("disable_tls")
+    from_the_start = port == _IMPLICIT_TLS_PORT if no_ssl is None else not no_ssl
+    return _Tls(from_the_start, not from_the_start if no_tls is None else not no_tls)
 
 
 class MailHook(SmtpHook):
@@ -36,14 +49,12 @@ class MailHook(SmtpHook):
     @property
     def use_ssl(self) -> bool:
         """Whether the session begins with TLS."""
-        disabled = self.conn.extra_dejson.get("disable_ssl")
-        return self.port == _IMPLICIT_TLS_PORT if disabled is None else not bool(disabled)
+        return _tls(self.port, self.conn.extra_dejson).from_the_start
 
     @property
     def smtp_starttls(self) -> bool:
         """Whether the session changes to TLS."""
-        disabled = self.conn.extra_dejson.get("disable_tls")
-        return not self.use_ssl if disabled is None else not bool(disabled)
+        return _tls(self.port, self.conn.extra_dejson).by_starttls
 
     @property
     def timeout(self) -> int:
@@ -90,13 +101,7 @@ class MailNotifier(SmtpNotifier):
         :raises ConfigurationInvalid: if the connection is not usable.
         :raises NotDelivered: if the server does not take the message.
         """
-        found = find_connection(self.smtp_conn_id)
-        if found is None:
-            raise ConfigurationInvalid(
-                "There is no such connection.",
-                action="Add it; docs/notifications.md shows how.",
-                connection_id=self.smtp_conn_id,
-            )
+        found = connection_of_receiver(self.smtp_conn_id)
         sender, receivers = addresses_of(found)
         try:
             refused = call_within(
@@ -136,13 +141,12 @@ def addresses_of(found: Any) -> tuple[str, list[str]]:
     :raises ConfigurationInvalid: if the connection lacks one, or would send its login over the network in the clear.
     """
     if found.conn_type != "smtp":
-        raise _invalid(found, f"It is of type {str(found.conn_type)[:40]!r}.", "Make it a connection of type smtp.")
+        raise unusable(found, f"It is of type {str(found.conn_type)[:40]!r}.", "Make it a connection of type smtp.")
     extra = extra_of(found)
     if not found.host:
-        raise _invalid(found, "It has no host.", "Name the mail server.")
-    is_plain = bool(extra.get("disable_ssl")) and bool(extra.get("disable_tls"))
-    if (is_plain or extra.get("ssl_context") == "none") and not is_loopback(found.host):
-        raise _invalid(
+        raise unusable(found, "It has no host.", "Name the mail server.")
+    if (not any(_tls(found.port, extra)) or extra.get("ssl_context") == "none") and not is_loopback(found.host):
+        raise unusable(
             found,
             "It would send mail without TLS, or without checking whose it is.",
             "Leave out disable_ssl or disable_tls, and ssl_context.",
@@ -150,7 +154,7 @@ def addresses_of(found: Any) -> tuple[str, list[str]]:
     senders = _addresses(extra.get("from") or extra.get("from_email"))
     receivers = _addresses(extra.get("to"))
     if len(senders) != 1 or not receivers:
-        raise _invalid(
+        raise unusable(
             found,
             "Its extra lacks a sender (from) or receivers (to), or they are no addresses.",
             'For example {"from": "ai-usage@example.com", "to": "oncall@example.com, finops@example.com"}.',
@@ -180,9 +184,3 @@ def _mail(message: Message, sender: str, receivers: list[str]) -> EmailMessage:
     mail.set_content(message.as_text())
     mail.add_alternative(message.as_html(), subtype="html")
     return mail
-
-
-def _invalid(found: Any, happened: str, action: str) -> ConfigurationInvalid:
-    return ConfigurationInvalid(
-        happened, action=f"{action} docs/notifications.md shows how.", connection_id=found.conn_id
-    )

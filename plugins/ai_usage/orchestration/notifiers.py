@@ -14,7 +14,8 @@ from ai_usage.core.errors import UsageError
 from ai_usage.orchestration.clients import find_connection
 from ai_usage.orchestration.mail import SMTP, MailNotifier, addresses_of
 from ai_usage.orchestration.messages import Message
-from ai_usage.orchestration.webhook import WEBHOOK, NotDelivered, WebhookNotifier, receiver_of
+from ai_usage.orchestration.receivers import NotDelivered
+from ai_usage.orchestration.webhook import WEBHOOK, WebhookNotifier, receiver_of
 
 __all__ = ["SMTP", "WEBHOOK", "Channel", "MailNotifier", "NotDelivered", "WebhookNotifier", "channels"]
 

@@ -23,7 +23,7 @@ from ai_usage.orchestration.clients import open_connection
 from ai_usage.orchestration.history import History, history_of
 from ai_usage.orchestration.verification import verify_unless_good
 from ai_usage.orchestration.work import UNKNOWN_SCOPE, Part, Request, Work, requested_window, selected
-from ai_usage.warehouse import ledger
+from ai_usage.warehouse import ledger, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Session, Warehouse
@@ -175,13 +175,13 @@ def _source(provider: Provider, warehouse: Warehouse, connection_id: str) -> tup
         history = history_of(connection)
         scopes = provider.scopes(connection)
         with warehouse.session(LOADER) as session:
-            ledger.register_scopes(session, provider, connection_id, scopes)
+            registry.register_scopes(session, provider, connection_id, scopes)
         return scopes, history
     except WarehouseError:
         raise
     except UsageError as error:
         with warehouse.session(LOADER) as session:
-            on_record = ledger.known_scopes(session, connection_id)
+            on_record = registry.known_scopes(session, connection_id)
             first = ledger.first_expected_day(session, connection_id)
         if first is None:
             raise

@@ -11,12 +11,19 @@ from typing import Any
 
 from ai_usage.core.contract import Connection, Journal, Provider, Scope, Stream
 from ai_usage.core.division import Division
-from ai_usage.core.errors import ConfigurationInvalid, NotEntitled, Unexpected, UsageError, WarehouseError
+from ai_usage.core.errors import (
+    ConfigurationInvalid,
+    CredentialRejected,
+    NotEntitled,
+    Unexpected,
+    UsageError,
+    WarehouseError,
+)
 from ai_usage.core.slices import Window, windows_covering
 from ai_usage.orchestration.clients import open_connection
 from ai_usage.orchestration.history import history_of
 from ai_usage.orchestration.work import UNKNOWN_SCOPE, Part, Summary, Work, windows_of
-from ai_usage.warehouse import events, ledger
+from ai_usage.warehouse import events, ledger, registry
 from ai_usage.warehouse.ledger import Outcome
 from ai_usage.warehouse.loader import load
 from ai_usage.warehouse.place import Place
@@ -37,13 +44,13 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
     summary = Summary(label=work["label"], slices_changed=0, records_written=0, calls=0)
     try:
         with warehouse.session(LOADER) as session:
-            memory = ledger.recall_names(session, connection_id)
+            memory = registry.recall_names(session, connection_id)
         connection = open_connection(provider, connection_id, memory)
         history_of(connection)
         connection.stored = partial(_stored, provider, warehouse, connection_id)
         scopes = {scope.name: scope for scope in provider.scopes(connection)}
         with warehouse.session(LOADER) as session:
-            ledger.register_scopes(session, provider, connection_id, list(scopes.values()))
+            registry.register_scopes(session, provider, connection_id, list(scopes.values()))
     except NotEntitled as refusal:
         log.warning("%s", refusal.at(connection_id))
         for part in work["parts"]:
@@ -59,11 +66,9 @@ def extract_and_load(provider: Provider, warehouse: Warehouse, work: Work, run_i
             failures.append(_gone(part["scope"]).at(connection_id))
             _fail_everything(provider, warehouse, connection_id, part, run_id, failures[-1])
             continue
-        reader = ScopeReader(provider, warehouse, connection, scope, run_id, summary)
-        for stream in provider.streams:
-            failures += reader.read(stream, windows_of(part, stream))
+        failures += ScopeReader(provider, warehouse, connection, scope, run_id, summary).read_all(part)
     with warehouse.session(LOADER) as session:
-        ledger.judge_usage(session, provider, connection_id, run_id)
+        registry.judge_usage(session, provider, connection_id, run_id)
     if failures:
         # Whatever may pass by itself decides, so that it is tried again soon.
         raise min(failures, key=lambda failure: failure.is_permanent)
@@ -88,6 +93,25 @@ class ScopeReader:
     run_id: str
     summary: Summary
 
+    def read_all(self, part: Part) -> Iterator[UsageError]:
+        """
+        Read what is planned of every stream; yield the failures.
+
+        A credential that was rejected for one stream is not tried on the others: it is the same one. A permission, a plan
+        or an outage may be another story with each stream. Other scopes are asked all the same: a region that is not
+        enabled rejects keys that are good elsewhere.
+        """
+        rejection: CredentialRejected | None = None
+        for stream in self.provider.streams:
+            windows = windows_of(part, stream)
+            if rejection:
+                self._give_up(self._place(stream), self._still_to_read(stream, windows), rejection)
+                continue
+            for failure in self.read(stream, windows):
+                if isinstance(failure, CredentialRejected):
+                    rejection = failure
+                yield failure
+
     def read(self, stream: Stream, windows: Sequence[Window]) -> Iterator[UsageError]:
         """
         Read the windows of one stream, the last first; yield the failures.
@@ -95,10 +119,8 @@ class ScopeReader:
         A window that cannot be read does not keep the others from being read, unless the fault is not the window's. One
         whose answer makes no sense is asked for in parts, so that a bad day does not keep its neighbours from being read.
         """
-        place = Place(self.provider.name, self.connection.connection_id, stream.name, self.scope.name)
-        with self.warehouse.session(LOADER) as session:
-            done = ledger.read_in_run(session, place, self.run_id)
-        division = Division(_without(windows, done))
+        place = self._place(stream)
+        division = Division(self._still_to_read(stream, windows))
         nonsense: UsageError | None = None
         is_whole = bool(windows)
         while window := division.take():
@@ -133,6 +155,14 @@ class ScopeReader:
         elif is_whole:
             with self.warehouse.session(LOADER) as session:
                 events.close_drift(session, place, self.run_id)
+
+    def _place(self, stream: Stream) -> Place:
+        return Place(self.provider.name, self.connection.connection_id, stream.name, self.scope.name)
+
+    def _still_to_read(self, stream: Stream, windows: Sequence[Window]) -> list[Window]:
+        """Return what of the windows no earlier try of this run has brought home."""
+        with self.warehouse.session(LOADER) as session:
+            return _without(windows, ledger.read_in_run(session, self._place(stream), self.run_id))
 
     def _fail(self, place: Place, window: Window, error: UsageError) -> None:
         """Record what is known about the days of a window now."""

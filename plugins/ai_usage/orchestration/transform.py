@@ -17,7 +17,7 @@ from typing import Any
 
 from ai_usage.core.errors import UsageError
 from ai_usage.orchestration.dbt_process import APPLICATION, Dbt
-from ai_usage.warehouse import events
+from ai_usage.warehouse import events, ledger
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER, TRANSFORMER
 from ai_usage.warehouse.session import Session, Warehouse
@@ -178,11 +178,10 @@ def _was_last_in(session: Session, run_id: str, dbt: Dbt) -> bool:
 
 
 def _was_ever_built(session: Session) -> bool:
-    row = session.execute(
-        "select exists (select from ops.dbt_run where succeeded and command in ('build', 'retry'))"
-    ).fetchone()
+    was_built = ledger.was_ever_built(session)
+    # dbt takes minutes, and no transaction may be open meanwhile.
     session.commit()
-    return bool(row and row[0])
+    return was_built
 
 
 def _command(dbt: Dbt, *, full_refresh: bool, resumes: bool) -> list[str]:
@@ -275,9 +274,14 @@ def _rows(result: dict[str, Any]) -> int | None:
     return int(rows) if result["unique_id"].startswith("model.") and isinstance(rows, int) and rows >= 0 else None
 
 
+def _first_line(message: str | None) -> list[str]:
+    """Return the line that says what kind of failure it was; those below may quote rows."""
+    return (message or "").splitlines()[:1]
+
+
 def _failure(dbt: Dbt, exit_code: int) -> TransformFailed:
     bad = [
-        f"{result['unique_id'].split('.')[2]} ({result['status']}: {(result.get('message') or '').splitlines()[0:1]})"
+        f"{result['unique_id'].split('.')[2]} ({': '.join([result['status'], *_first_line(result.get('message'))])})"
         for result in dbt.artifact().get("results", [])
         if result["status"] in {"error", "fail", "runtime error"}
     ]

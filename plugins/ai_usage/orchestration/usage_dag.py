@@ -82,13 +82,13 @@ def _plan(provider_name: str, schedule: str) -> list[Work]:
     from ai_usage.orchestration.sources import discover, next_run
     from ai_usage.orchestration.sync import plan
     from ai_usage.orchestration.warehouse_connection import open_warehouse
-    from ai_usage.warehouse import ledger
+    from ai_usage.warehouse import registry
     from ai_usage.warehouse.roles import LOADER
 
     provider, warehouse = providers.load(provider_name), open_warehouse()
     connection_ids = discover(provider)
     with warehouse.session(LOADER) as session:
-        ledger.note_sources(session, provider, connection_ids, next_run(schedule, datetime.now(UTC)))
+        registry.note_sources(session, provider, connection_ids, next_run(schedule, datetime.now(UTC)))
     if not connection_ids:
         log.info(
             "%s is not connected: there is no connection %s_default, and none is listed in the Variable"

@@ -6,7 +6,7 @@ import logging
 
 from ai_usage.core.contract import Check, Memory, Provider
 from ai_usage.orchestration.clients import open_connection
-from ai_usage.warehouse import events, ledger
+from ai_usage.warehouse import events, registry
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
@@ -22,7 +22,7 @@ def verify(provider: Provider, warehouse: Warehouse, connection_id: str) -> list
             logging.INFO if check.passed else logging.WARNING, "%s: %s: %s", connection_id, check.name, check.message
         )
     with warehouse.session(LOADER) as session:
-        ledger.keep_checks(session, provider, connection_id, checks)
+        registry.keep_checks(session, provider, connection_id, checks)
         if checks and all(check.passed for check in checks):
             place = Place(provider.name, connection_id, None, None)
             events.record_event(session, place, "connected", "info", "The connection was verified.", None, None)
@@ -32,6 +32,6 @@ def verify(provider: Provider, warehouse: Warehouse, connection_id: str) -> list
 def verify_unless_good(provider: Provider, warehouse: Warehouse, connection_id: str) -> None:
     """Verify a new connection, and one whose last verification found a fault, so that the answers on record are true."""
     with warehouse.session(LOADER) as session:
-        if ledger.is_verified(session, connection_id):
+        if registry.is_verified(session, connection_id):
             return
     verify(provider, warehouse, connection_id)

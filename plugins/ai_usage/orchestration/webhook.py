@@ -22,12 +22,11 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Pr
 import certifi
 from airflow.sdk import BaseNotifier
 
-from ai_usage.core.errors import ConfigurationInvalid, UsageError
 from ai_usage.core.http.address import checked_base_url, is_loopback
 from ai_usage.core.http.deadline import DeadlineExceededError, call_within
 from ai_usage.core.http.limits import retry_after
-from ai_usage.orchestration.clients import find_connection
 from ai_usage.orchestration.messages import Message
+from ai_usage.orchestration.receivers import NotDelivered, connection_of_receiver, unusable
 from ai_usage.orchestration.settings import extra_of
 
 WEBHOOK = "ai_usage_webhook"
@@ -51,13 +50,6 @@ _READ_TIMEOUT = 10.0
 _ANSWER_TIMEOUT = 15.0
 _LONGEST_WAIT = 10.0
 _MOST_BYTES_OF_ANSWER = 4096
-
-
-class NotDelivered(UsageError):
-    """A message did not reach its receiver. It is told again with the next news."""
-
-    kind = "notification_failed"
-    is_permanent = False
 
 
 @dataclass(frozen=True)
@@ -105,14 +97,7 @@ class WebhookNotifier(BaseNotifier):
         :raises ConfigurationInvalid: if the connection is not usable.
         :raises NotDelivered: if the receiver does not take the message.
         """
-        found = find_connection(self._connection_id)
-        if found is None:
-            raise ConfigurationInvalid(
-                "There is no such connection.",
-                action="Add it; docs/notifications.md shows how.",
-                connection_id=self._connection_id,
-            )
-        receiver = receiver_of(found)
+        receiver = receiver_of(connection_of_receiver(self._connection_id))
         body = json.dumps(_FORMATS[receiver.format](self._message), ensure_ascii=True).encode()
         self._post(receiver, body)
 
@@ -146,13 +131,13 @@ def receiver_of(found: Any) -> Receiver:
     """
     extra = extra_of(found)
     if found.conn_type != "http":
-        raise _invalid(found, f"It is of type {str(found.conn_type)[:40]!r}.", "Make it a connection of type http.")
+        raise unusable(found, f"It is of type {str(found.conn_type)[:40]!r}.", "Make it a connection of type http.")
     password = (found.password or "").strip()
     is_whole = password.lower().startswith(("https://", "http://"))
     url = _checked(found, password if is_whole else _address(found))
     wanted = extra.get("format")
     if wanted is not None and wanted not in _FORMATS:
-        raise _invalid(found, "Its format is unknown.", "Set format to slack, teams or json, or leave it out.")
+        raise unusable(found, "Its format is unknown.", "Set format to slack, teams or json, or leave it out.")
     return Receiver(url, wanted or _format_of(urlsplit(url).hostname or ""), None if is_whole else password or None)
 
 
@@ -174,7 +159,7 @@ def _checked(found: Any, url: str) -> str:
     except ValueError:
         parts = None
     if parts is None or not parts.query.isprintable() or not parts.query.isascii() or " " in parts.query:
-        raise _invalid(found, "Its address is not one.", "Put the whole https address into the field password.")
+        raise unusable(found, "Its address is not one.", "Put the whole https address into the field password.")
     return url
 
 
@@ -182,12 +167,6 @@ def _format_of(host: str) -> Format:
     return next(
         (format_ for name, format_ in _HOSTS.items() if host == name or (name[0] == "." and host.endswith(name))),
         "json",
-    )
-
-
-def _invalid(found: Any, happened: str, action: str) -> ConfigurationInvalid:
-    return ConfigurationInvalid(
-        happened, action=f"{action} docs/notifications.md shows how.", connection_id=found.conn_id
     )
 
 

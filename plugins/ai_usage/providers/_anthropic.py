@@ -289,7 +289,7 @@ class Reader:
     # ---------------------------------------------------------------- classic
 
     def _classic_rows(self, report: Report, window: Window, drift: Drift) -> Iterator[tuple[date, dict[str, Any]]]:
-        """Yield day and row of every bucket; raise if a day that is over is absent."""
+        """Yield day and row of every bucket; raise if a day that is over is absent, leave open one that is not."""
         question = {
             "starting_at": _timestamp(window.first),
             # Both bounds at midnight: the cost report refuses anything else, and the usage report answers it with nothing.
@@ -313,7 +313,8 @@ class Reader:
                 seen[day] = fingerprint
                 extra = drift.keep(bucket.rest, "bucket.")
                 yield from ((day, _with_extra(row, extra)) for row in self._rows_of_a_bucket(report, rows, drift))
-        missing = [day for day in window.days if day < self._today and day not in seen]
+        absent = [day for day in window.days if day not in seen]
+        missing = [day for day in absent if day < self._today]
         if missing:
             raise self._invalid(
                 report.name,
@@ -321,6 +322,8 @@ class Reader:
                 "Nothing was stored. If the organisation is younger than these days, set start_date in the connection "
                 "to its first day; otherwise report this.",
             )
+        # Days without usage have an empty bucket; of one without a bucket nothing is said.
+        self._connection.journal.unanswered.update(absent)
 
     def _note_repeat(self, report: Report, day: date, *, is_same: bool) -> None:
         if not is_same:

@@ -320,8 +320,9 @@ class _Answer:
             raise invalid(self._endpoint.path, "one group has two different numbers on one day")
 
     def tell(self, journal: Journal) -> None:
-        """Leave notes on what was odd but harmless; each worded alike in every run."""
+        """Leave notes on what was odd but harmless, each worded alike in every run; and which day is still open."""
         path = self._endpoint.path
+        journal.unanswered.update(day for day in self._window.days if day not in self._days)
         self._drift.tell(journal)
         if self._repeated:
             journal.notes.append(
@@ -346,7 +347,7 @@ class _Answer:
             )
 
     def complete(self, today: date) -> dict[date, list[Row]]:
-        """Return the rows of every day, once each day of the window has been heard of."""
+        """Return the rows of every day, once each day of the window that is over has been heard of."""
         missing = [day for day in self._window.days if day not in self._days and day < today]
         if missing:
             raise WindowRefused(

@@ -1,9 +1,9 @@
 """
 The janitor: deletes what is kept twice or has had its time, and measures what is left.
 
-Nothing here can change a number. What is deleted of ``raw`` are the records of versions that were replaced long ago, and
-only once what they came to is kept; the version's row in ``ops.load`` stays. Everything goes in small transactions, so
-that the work may be ended at any time, and the next run goes on.
+Nothing here can change a number that was ever read. What is deleted of ``raw`` are the records of versions that were
+replaced long ago, and only once what they came to is kept; the version's row in ``ops.load`` stays. Everything goes in
+small transactions, so that the work may be ended at any time, and the next run goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from psycopg import sql
 
+from ai_usage.warehouse import events
+from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import JANITOR
 from ai_usage.warehouse.session import Session, Warehouse
 
@@ -33,6 +35,8 @@ KEPT = {
 }
 """How long each table keeps its rows. Longer than a year where somebody may want to compare with last year."""
 MANY_DEAD_ROWS = 10_000
+PASSING = timedelta(days=1)
+"""A scope that was named for less than this, and never answered, was named by mistake."""
 
 Stop = Callable[[], bool]
 
@@ -209,6 +213,59 @@ _OLD_ROWS = {
         )
     """,
 }
+
+
+# ---------------------------------------------------------------- what was never there
+
+
+def drop_passing_scopes(warehouse: Warehouse, done: Cleaned, gone_for: timedelta = timedelta(days=1)) -> None:
+    """
+    Delete the expected days of scopes that a source named by mistake, and tell which.
+
+    A scope was a mistake if the source named it for less than a day, does not name it any more, and never gave an answer
+    for it. What was named for longer was there: its unread days may have had usage, and stay. A scope that is named again
+    is expected again, from its first day on.
+
+    :param gone_for: how long the source must have been looked at without the scope.
+    """
+    with warehouse.session(JANITOR, application="ai_usage janitor") as session:
+        dropped = session.execute(
+            """
+            with passing as (
+                select connection.provider, scope.connection_id, scope.scope
+                from ops.scope as scope
+                inner join ops.connection as connection using (connection_id)
+                where scope.last_seen_at - scope.first_seen_at < %(passing)s
+                    and scope.last_seen_at + %(gone_for)s < (
+                        select max(other.last_seen_at) from ops.scope as other
+                        where other.connection_id = scope.connection_id
+                    )
+                    and not exists (
+                        select 1 from ops.load
+                        where load.connection_id = scope.connection_id and load.scope = scope.scope
+                    )
+            ),
+
+            deleted as (
+                delete from ops.slice using passing
+                where slice.connection_id = passing.connection_id and slice.scope = passing.scope
+                    -- An answer that comes in at this moment wins.
+                    and slice.load_id is null
+                returning passing.provider, slice.connection_id, slice.scope
+            )
+
+            select provider, connection_id, scope, count(*) from deleted group by 1, 2, 3 order by 1, 2, 3
+            """,
+            {"passing": PASSING, "gone_for": gone_for},
+        ).fetchall()
+        for provider, connection_id, scope, slices in dropped:
+            message = f"It was named for less than a day and never answered: its {slices} slices are not expected."
+            place = Place(provider, connection_id, None, scope)
+            events.record_event(session, place, "scope_dropped", "info", message, _IF_NAMED_AGAIN, None)
+    done.rows["ops.slice"] = sum(slices for *_, slices in dropped)
+
+
+_IF_NAMED_AGAIN = "Nothing. If the source names it again, its days are expected again."
 
 
 # ---------------------------------------------------------------- figures

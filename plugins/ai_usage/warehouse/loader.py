@@ -28,7 +28,7 @@ from ai_usage.core.contract import Journal, Memory, Note, Record, Stream
 from ai_usage.core.errors import ResponseInvalid
 from ai_usage.core.planner import state_of_answer
 from ai_usage.core.slices import SliceState
-from ai_usage.warehouse import ledger
+from ai_usage.warehouse import ledger, registry
 from ai_usage.warehouse.encoding import COPY_HEADER, COPY_TRAILER, SliceDigest, copy_prefix, encode_record, jsonb_header
 from ai_usage.warehouse.ledger import Attempt, Outcome
 from ai_usage.warehouse.roles import LOADER
@@ -79,7 +79,7 @@ def load(
         landing.write_ledger(changed, digests)
         landing.note_restatements(changed, journal)
         if memory:
-            ledger.keep_names(session, attempt.place.connection_id, memory)
+            registry.keep_names(session, attempt.place.connection_id, memory)
         ledger.end_attempt(session, attempt, outcome, journal)
     return outcome
 
