@@ -156,7 +156,9 @@ class _Reading:
 
     def _objects(self, window: Window) -> int:
         """Return how many objects landed since the day before the window: a folder's time zone may be another."""
-        from sandbox.simulators.authress import COMPANY, objects  # noqa: PLC0415 - the sandbox is only in this process
+        # The sandbox is only in this process.
+        from sandbox.simulators.authress import objects  # noqa: PLC0415
+        from sandbox.truth.authress import COMPANY  # noqa: PLC0415
 
         since = f"{window.first - timedelta(days=1):%Y/%m/%d}"
         lying = objects(self._sandbox.truth.of("authress"), COMPANY, "{year}/{month}/{day}/", packed=True)
