@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
@@ -99,6 +99,12 @@ def copy_prefix(load_id: int, usage_date: date) -> bytes:
     return _FIELDS_BEFORE_JSON(3, 8, load_id, 4, usage_date.toordinal() - _POSTGRES_EPOCH)
 
 
-def jsonb_header(length: int) -> bytes:
-    """Return what precedes a JSON text of ``length`` bytes in a binary COPY row."""
-    return _JSONB_HEADER(length + 1, _JSONB_VERSION)
+def copy_rows(rows: Iterable[tuple[date, bytes]], prefixes: Mapping[date, bytes]) -> bytes:
+    """Return encoded records as binary COPY rows, each behind the prefix of its day."""
+    return b"".join(
+        [
+            part
+            for usage_date, encoded in rows
+            for part in (prefixes[usage_date], _JSONB_HEADER(len(encoded) + 1, _JSONB_VERSION), encoded)
+        ]
+    )

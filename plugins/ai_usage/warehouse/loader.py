@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from itertools import chain
+from itertools import chain, islice
 from struct import Struct
 from tempfile import TemporaryFile
 from typing import IO
@@ -29,13 +29,14 @@ from ai_usage.core.errors import ResponseInvalid
 from ai_usage.core.planner import state_of_answer
 from ai_usage.core.slices import SliceState
 from ai_usage.warehouse import ledger
-from ai_usage.warehouse.encoding import COPY_HEADER, COPY_TRAILER, SliceDigest, copy_prefix, encode_record, jsonb_header
+from ai_usage.warehouse.encoding import COPY_HEADER, COPY_TRAILER, SliceDigest, copy_prefix, copy_rows, encode_record
 from ai_usage.warehouse.ledger import Attempt, Outcome
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Session, Warehouse
 
 _KEEP_IN_MEMORY = 2 * 1024 * 1024
-_SEND_AT_ONCE = 256 * 1024
+_SEND_AT_ONCE = 256
+"""Rows that are put together into one message; usage records are short."""
 _FRAME = Struct(">ii")
 
 Digests = Mapping[date, SliceDigest]
@@ -169,18 +170,14 @@ class _Landing:
             sql.Identifier(table)
         )
         prefixes = {day: copy_prefix(load_id, day) for day, load_id in self._load_ids.items()}
+        rows = iter(rows)
         written = 0
-        buffer = bytearray(COPY_HEADER)
         with self._session.cursor() as cursor, cursor.copy(statement) as copy:
-            for usage_date, encoded in rows:
-                buffer += prefixes[usage_date]
-                buffer += jsonb_header(len(encoded))
-                buffer += encoded
-                written += 1
-                if len(buffer) >= _SEND_AT_ONCE:
-                    copy.write(bytes(buffer))
-                    buffer.clear()
-            copy.write(bytes(buffer + COPY_TRAILER))
+            copy.write(COPY_HEADER)
+            while batch := list(islice(rows, _SEND_AT_ONCE)):
+                copy.write(copy_rows(batch, prefixes))
+                written += len(batch)
+            copy.write(COPY_TRAILER)
         return written
 
     def write_ledger(self, changed: frozenset[date], digests: Digests) -> None:
