@@ -66,7 +66,7 @@ def run() -> list[Claim]:
     print(f"Calls for {DAYS} days of one account, as the sandbox counted them")
     header = ("provider", "stream", "made", "minimum", "by default", "naive", "why that is the minimum")
     print(table(header, [_cells(row) for row in rows], right=(2, 3, 4, 5)))
-    return [_claim(name, [row for row in rows if row.provider == name]) for name in RULES]
+    return [claim(name, [row for row in rows if row.provider == name]) for name in RULES]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -74,8 +74,11 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (row.provider, row.stream, *(f"{count:,}" for count in counts), row.words)
 
 
-def _claim(provider: str, rows: Sequence[Row]) -> Claim:
-    made, minimum, more = (sum(values) for values in zip(*((r.made, r.minimum, r.more) for r in rows), strict=True))
+def claim(provider: str, rows: Sequence[Row]) -> Claim:
+    """Return what is claimed of a provider: no call in any stream beyond the minimum and what is made on purpose."""
+    made = sum(row.made for row in rows)
+    minimum = sum(row.minimum for row in rows)
+    more = sum(row.more for row in rows)
     allowed = f"minimum {minimum}" + (f", and {more} on purpose" if more else "")
     return Claim(f"calls, {provider}, {DAYS} days", str(made), allowed, all(row.is_met for row in rows))
 
