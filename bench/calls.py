@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from ai_usage.core.slices import Window, windows_covering
 from bench.airflow_home import surroundings
 from bench.call_minima import NAMES, RULES, Seen
 from bench.claims import Claim, table
+from bench.processes import output_of
 
 DAYS = 30
 LISTS = "names and lists"
@@ -59,9 +59,7 @@ def run() -> list[Claim]:
     with tempfile.TemporaryDirectory(prefix="ai_usage_bench_") as folder:
         told = Path(folder) / "rows.json"
         environment = surroundings(Path(folder))
-        subprocess.run(
-            [sys.executable, "-m", "bench.calls", str(told)], check=True, env=environment, capture_output=True
-        )
+        output_of([sys.executable, "-m", "bench.calls", str(told)], environment)
         rows = [Row(**row) for row in json.loads(told.read_text())]
     print(f"Calls for {DAYS} days of one account, as the sandbox counted them")
     header = ("provider", "stream", "made", "minimum", "by default", "naive", "why that is the minimum")

@@ -31,7 +31,7 @@ from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
 from bench.claims import Claim, table
-from bench.processes import ROOT, Measured, measured_command, peak_mb
+from bench.processes import ROOT, Measured, measured_command, output_of, peak_mb
 from bench.records import DAYS, FIRST_DAY, synthetic
 from bench.server import PASSWORDS, drop_database, fresh_database, fresh_warehouse, throw_away_server
 from launcher.pg_home import programs_folder
@@ -205,7 +205,7 @@ def _psql_copy(given: Rival) -> Measured:
 
 def _our_load(given: Rival) -> Measured:
     here = _fresh_warehouse(given.server)
-    return _told_by([sys.executable, "-m", "bench.load", str(here.port), str(given.rows)], dict(os.environ))
+    return _told_by([sys.executable, "-m", "bench.load", str(here.port), str(given.rows)], os.environ)
 
 
 def _dlt_load(given: Rival, way: str, settings: Mapping[str, str]) -> Measured:
@@ -237,12 +237,9 @@ WAYS: dict[str, Way] = {
 }
 
 
-def _told_by(command: Sequence[str], environment: dict[str, str]) -> Measured:
+def _told_by(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
     """Run a process that measures itself and says so in the last line of its output."""
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    return Measured(**json.loads(output_of(command, environment).splitlines()[-1]))
 
 
 def _load_once(port: int, rows: int) -> Measured:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from bench.airflow_home import surroundings
 from bench.claims import Claim, table
-from bench.processes import ROOT
+from bench.processes import ROOT, output_of
 
 ROUNDS = 3
 GOAL_SECONDS = 1.0
@@ -77,14 +76,8 @@ def run() -> list[Claim]:
 
 
 def _parse(file: Path, environment: dict[str, str]) -> Parsed:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.parse_process", str(file)],
-        check=True,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    return Parsed(**json.loads(done.stdout.splitlines()[-1]))
+    told = output_of([sys.executable, "-m", "bench.parse_process", str(file)], environment)
+    return Parsed(**json.loads(told.splitlines()[-1]))
 
 
 def _report(nothing: Parsed, files: dict[str, Parsed]) -> list[Claim]:

@@ -62,3 +62,11 @@ def measured_command(command: Sequence[str], environment: Mapping[str, str]) -> 
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, list(command))
     return Measured(seconds, used.ru_utime + used.ru_stime, peak)
+
+
+def output_of(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return what a program printed; end with the last of what it complained about if it failed."""
+    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
+    return done.stdout

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bench.processes import Measured, measured_command, peak_mb
+from bench.processes import Measured, measured_command, output_of, peak_mb
 
 MEBIBYTE = 1024**2
 
@@ -33,3 +33,8 @@ def test_the_median_is_of_each_figure_and_the_peak_the_highest() -> None:
     rounds = [Measured(1.0, 0.9, 50.0), Measured(5.0, 0.7, 60.0), Measured(2.0, 0.8, 40.0)]
 
     assert Measured.median(rounds) == Measured(2.0, 0.8, 60.0)
+
+
+def test_a_process_that_fails_says_why() -> None:
+    with pytest.raises(SystemExit, match="no such table"):
+        output_of([sys.executable, "-c", "raise SystemExit('no such table')"], os.environ)
