@@ -76,11 +76,11 @@ STREAM = Stream(
 )
 
 
-Way = Callable[["Rival"], Measured]
+Way = Callable[["Given"], Measured]
 
 
 @dataclass(frozen=True)
-class Rival:
+class Given:
     """What a way of loading is given: a server, a scratch folder, and how many rows."""
 
     server: Postgres
@@ -98,13 +98,13 @@ def run() -> list[Claim]:
     rows = int(os.environ.get(ROWS, "1000000"))
     subprocess.run([ROOT / "bin" / "_setup", "bench"], check=True)
     with throw_away_server() as (server, folder):
-        few = _compare(Rival(server, folder, rows // 10), {PSQL: ROUNDS, OURS: ROUNDS})
+        few = _compare(Given(server, folder, rows // 10), {PSQL: ROUNDS, OURS: ROUNDS})
         # The slowest takes minutes, and has the least to lose by chance.
-        many = _compare(Rival(server, folder, rows), {PSQL: ROUNDS, OURS: ROUNDS, DLT_FASTEST: ROUNDS, DLT_DEFAULT: 1})
+        many = _compare(Given(server, folder, rows), {PSQL: ROUNDS, OURS: ROUNDS, DLT_FASTEST: ROUNDS, DLT_DEFAULT: 1})
     return _claims(rows, few, many)
 
 
-def _compare(given: Rival, rounds: dict[str, int]) -> dict[str, Measured]:
+def _compare(given: Given, rounds: dict[str, int]) -> dict[str, Measured]:
     """Let each way load so many times, in turns; print and return the medians."""
     _write_copy_file(given.text_file, given.rows)
     found: dict[str, list[Measured]] = {name: [] for name in rounds}
@@ -181,7 +181,7 @@ def _checkpoint(server: Postgres, database: str) -> None:
         admin.execute("checkpoint")
 
 
-def _psql_copy(given: Rival) -> Measured:
+def _psql_copy(given: Given) -> Measured:
     here = _fresh_warehouse(given.server)
     return measured_command(
         [
@@ -203,12 +203,12 @@ def _psql_copy(given: Rival) -> Measured:
     )
 
 
-def _our_load(given: Rival) -> Measured:
+def _our_load(given: Given) -> Measured:
     here = _fresh_warehouse(given.server)
     return _told_by([sys.executable, "-m", "bench.load", str(here.port), str(given.rows)], os.environ)
 
 
-def _dlt_load(given: Rival, way: str, settings: Mapping[str, str]) -> Measured:
+def _dlt_load(given: Given, way: str, settings: Mapping[str, str]) -> Measured:
     name = f"bench_dlt_{way}"
     fresh_database(given.server, name)
     _checkpoint(given.server, name)
