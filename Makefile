@@ -65,7 +65,7 @@ $(words): bench
 endif
 endif
 
-bench: setup ## measure; make bench load, make bench transform
+bench: setup ## measure everything; make bench load, make bench calls parse: some of it
 	@PYTHONPATH=plugins:. $(python) -P -m bench $(words) $(ARGS)
 
 sandbox: setup ## run the providers' stand-ins alone, until Ctrl-C
@@ -77,3 +77,4 @@ lock: ## write the lock files anew from requirements*.in
 	$(compile) --upgrade requirements.in -o requirements.txt
 	$(compile) --upgrade requirements-local.in -o requirements-local.txt
 	$(compile) --upgrade requirements-dev.in -o requirements-dev.txt
+	$(compile) --upgrade requirements-bench.in -o requirements-bench.txt

@@ -1,28 +1,28 @@
 """
-The loader against psql's own COPY of the same rows.
+The loader against psql's own COPY and against dlt, all given the same records.
 
-Both fill a table of the same shape, with the same index, in the same server, one after the other and in turns. The loader
-encodes, digests, spools where it must and writes the ledger; psql only sends a text file that lies ready. The peak memory
-is that of the loader's own process.
+Everything fills tables in the same server, one after the other and in turns. The loader encodes, digests, spools where it
+must and writes the ledger. psql only sends a text file that lies ready, which is the limit. dlt runs in an environment of
+its own, as its manual begins and as it is fastest (:mod:`bench.dlt_process`). Whoever starts from Python starts from the
+same generator, and the time to make the records counts.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
-import statistics
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 
-from ai_usage.core.contract import Journal, Record, Scope, Stream
+from ai_usage.core.contract import Journal, Scope, Stream
 from ai_usage.core.slices import Window
 from ai_usage.warehouse import ledger, loader, registry
 from ai_usage.warehouse.encoding import encode_record
@@ -30,13 +30,22 @@ from ai_usage.warehouse.migrate import create_raw_table
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
-from bench.server import PASSWORDS, fresh_warehouse, throw_away_server
+from bench.claims import Claim, table
+from bench.processes import ROOT, Measured, measured_command, output_of, peak_mb
+from bench.records import DAYS, FIRST_DAY, synthetic
+from bench.server import PASSWORDS, drop_database, fresh_database, fresh_warehouse, throw_away_server
 from launcher.pg_home import programs_folder
 from launcher.postgres import Postgres
 
 ROUNDS = 3
-DAYS = 30
-FIRST_DAY = date(2026, 1, 1)
+ROWS = "AI_USAGE_BENCH_LOAD_ROWS"
+PSQL, OURS, DLT_FASTEST, DLT_DEFAULT = "psql, COPY text", "the loader", "dlt, Arrow and parquet", "dlt, default"
+DLT_TUNED = {"LOAD__WORKERS": str(os.cpu_count() or 1), "DATA_WRITER__FILE_MAX_ITEMS": "100000"}
+"""Files small enough to be sent at the same time, by as many connections as there are cores; other settings were slower."""
+MEMORY_MB = 150
+"""The goal for the loader's peak memory."""
+SAME_MEMORY = 1.1
+"""How much more memory ten times the rows may take to count as none."""
 STREAM = Stream(
     name="rows",
     summary="synthetic usage rows",
@@ -67,64 +76,89 @@ STREAM = Stream(
 )
 
 
-@dataclass
-class Measured:
-    """One timed load."""
-
-    seconds: float
-    peak_mb: float
+Way = Callable[["Given"], Measured]
 
 
-def synthetic(rows: int) -> Iterator[Record]:
-    """Yield usage rows of 15 fields and about 300 bytes, spread over a month."""
-    days = [FIRST_DAY + timedelta(days=n) for n in range(DAYS)]
-    for line in range(rows):
-        day = days[line * DAYS // rows]
-        yield Record(
-            day,
-            {
-                "line": line,
-                "bucket_start": 1_767_225_600 + line,
-                "organization_id": "org-a1b2c3d4e5f6",
-                "project_id": f"proj_{line % 40:012d}",
-                "user_id": f"user-{line % 900:012d}",
-                "api_key_id": f"key_{line % 90:012d}",
-                "model": f"vendor.model-{line % 20}",
-                "region": "eu-west-1",
-                "service_tier": "default",
-                "batch": False,
-                "input_tokens": line * 7919 % 1_000_003,
-                "cached_input_tokens": line * 104_729 % 500_009,
-                "output_tokens": line * 1_299_709 % 250_007,
-                "requests": line % 997,
-                "cost": line * 31 % 10_007,
-            },
-        )
+@dataclass(frozen=True)
+class Given:
+    """What a way of loading is given: a server, a scratch folder, and how many rows."""
+
+    server: Postgres
+    folder: Path
+    rows: int
+
+    @property
+    def text_file(self) -> Path:
+        """The rows as psql reads them."""
+        return self.folder / f"{self.rows}.copy"
 
 
-def run() -> None:
-    """Print the ratio and the memory."""
+def run() -> list[Claim]:
+    """Print every way's figures and return how the loader does against them."""
+    rows = int(os.environ.get(ROWS, "1000000"))
+    subprocess.run([ROOT / "bin" / "_setup", "bench"], check=True)
     with throw_away_server() as (server, folder):
-        _run(server, folder)
+        few = _compare(Given(server, folder, rows // 10), {PSQL: ROUNDS, OURS: ROUNDS})
+        # The slowest takes minutes, and has the least to lose by chance.
+        many = _compare(Given(server, folder, rows), {PSQL: ROUNDS, OURS: ROUNDS, DLT_FASTEST: ROUNDS, DLT_DEFAULT: 1})
+    return _claims(rows, few, many)
 
 
-def _run(server: Postgres, folder: Path) -> None:
-    print("Loading: rows per second, the loader (digest, ledger and all) against psql's COPY of the same rows")
-    for rows in (100_000, 1_000_000):
-        text_file = folder / f"{rows}.copy"
-        _write_copy_file(text_file, rows)
-        ours, psql = [], []
-        for _ in range(ROUNDS):
-            psql.append(_psql_copy(server, text_file))
-            ours.append(_our_load(server, rows))
-        text_file.unlink()
-        fastest = statistics.median(psql)
-        median = statistics.median(measured.seconds for measured in ours)
-        peak = max(measured.peak_mb for measured in ours)
-        print(
-            f"  {rows:>9,} rows   psql {rows / fastest:>9,.0f}/s   loader {rows / median:>9,.0f}/s"
-            f"   ratio {fastest / median:4.2f}   loader's peak memory {peak:4.0f} MB"
+def _compare(given: Given, rounds: dict[str, int]) -> dict[str, Measured]:
+    """Let each way load so many times, in turns; print and return the medians."""
+    _write_copy_file(given.text_file, given.rows)
+    found: dict[str, list[Measured]] = {name: [] for name in rounds}
+    for number in range(max(rounds.values())):
+        for name in (name for name, times in rounds.items() if number < times):
+            found[name].append(WAYS[name](given))
+    given.text_file.unlink()
+    medians = {name: Measured.median(times) for name, times in found.items()}
+    _print(given.rows, medians, rounds)
+    return medians
+
+
+def _print(rows: int, medians: dict[str, Measured], rounds: dict[str, int]) -> None:
+    print(f"Loading {rows:,} rows; medians of the rounds")
+    header = ("way", "rounds", "rows/s", "seconds", "client CPU s", "peak MB", "the loader's speed against it")
+    lines = [
+        (
+            name,
+            str(rounds[name]),
+            f"{rows / one.seconds:,.0f}",
+            f"{one.seconds:.2f}",
+            f"{one.cpu_seconds:.2f}",
+            f"{one.peak_mb:.0f}",
+            f"{one.seconds / medians[OURS].seconds:.2f} x",
         )
+        for name, one in medians.items()
+    ]
+    print(table(header, lines, right=range(1, len(header))), flush=True)
+
+
+def _claims(rows: int, few: dict[str, Measured], many: dict[str, Measured]) -> list[Claim]:
+    return [
+        _speed(rows // 10, few, PSQL, 0.8),
+        _speed(rows, many, PSQL, 0.8),
+        _speed(rows, many, DLT_DEFAULT, 5.0),
+        _speed(rows, many, DLT_FASTEST, 1.2),
+        Claim(
+            f"loading {rows:,} rows, peak memory",
+            f"{many[OURS].peak_mb:.0f} MB",
+            f"< {MEMORY_MB} MB",
+            many[OURS].peak_mb < MEMORY_MB,
+        ),
+        Claim(
+            "loading ten times the rows, peak memory",
+            f"{many[OURS].peak_mb / few[OURS].peak_mb:.2f} x",
+            f"<= {SAME_MEMORY} x",
+            many[OURS].peak_mb <= SAME_MEMORY * few[OURS].peak_mb,
+        ),
+    ]
+
+
+def _speed(rows: int, medians: dict[str, Measured], rival: str, goal: float) -> Claim:
+    ratio = medians[rival].seconds / medians[OURS].seconds
+    return Claim(f"loading {rows:,} rows, speed against {rival}", f"{ratio:.2f} x", f">= {goal:g} x", ratio >= goal)
 
 
 def _write_copy_file(path: Path, rows: int) -> None:
@@ -137,43 +171,75 @@ def _fresh_warehouse(server: Postgres) -> Warehouse:
     made = fresh_warehouse(server, "bench")
     with psycopg.connect(server.dsn("bench")) as admin:
         create_raw_table(admin, "bench_rows", "Benchmark rows")
-    with psycopg.connect(server.dsn("bench"), autocommit=True) as admin:
-        admin.execute("checkpoint")
+    _checkpoint(server, "bench")
     return made
 
 
-def _psql_copy(server: Postgres, text_file: Path) -> float:
-    here = _fresh_warehouse(server)
-    command = [
-        str(programs_folder() / "psql"),
-        *(
-            "-h",
-            here.host,
-            "-p",
-            str(here.port),
-            "-U",
-            here.user,
-            "-d",
-            here.dbname,
-            "-X",
-            "-q",
-            "-v",
-            "ON_ERROR_STOP=1",
-        ),
-        *("-c", f"set role {LOADER}"),
-        *("-c", f"\\copy raw.bench_rows (load_id, usage_date, record) from '{text_file}'"),
-    ]
-    begun = time.perf_counter()
-    subprocess.run(command, check=True, env=os.environ | {"PGPASSWORD": here.password})
-    return time.perf_counter() - begun
+def _checkpoint(server: Postgres, database: str) -> None:
+    """Let nobody's time contain the writing of what came before."""
+    with psycopg.connect(server.dsn(database), autocommit=True) as admin:
+        admin.execute("checkpoint")
 
 
-def _our_load(server: Postgres, rows: int) -> Measured:
-    here = _fresh_warehouse(server)
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.load", str(here.port), str(rows)], check=True, capture_output=True, text=True
+def _psql_copy(given: Given) -> Measured:
+    here = _fresh_warehouse(given.server)
+    return measured_command(
+        [
+            *(
+                str(programs_folder() / "psql"),
+                "-h",
+                here.host,
+                "-p",
+                str(here.port),
+                "-U",
+                here.user,
+                "-d",
+                here.dbname,
+            ),
+            *("-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", f"set role {LOADER}"),
+            *("-c", f"\\copy raw.bench_rows (load_id, usage_date, record) from '{given.text_file}'"),
+        ],
+        os.environ | {"PGPASSWORD": here.password},
     )
-    return Measured(**json.loads(done.stdout))
+
+
+def _our_load(given: Given) -> Measured:
+    here = _fresh_warehouse(given.server)
+    return _told_by([sys.executable, "-m", "bench.load", str(here.port), str(given.rows)], os.environ)
+
+
+def _dlt_load(given: Given, way: str, settings: Mapping[str, str]) -> Measured:
+    name = f"bench_dlt_{way}"
+    fresh_database(given.server, name)
+    _checkpoint(given.server, name)
+    surroundings = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{ROOT / 'plugins'}{os.pathsep}{ROOT}",
+        "HOME": str(given.folder),
+        "DLT_DATA_DIR": str(given.folder / name),
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
+        "RUNTIME__LOG_LEVEL": "ERROR",
+        "DESTINATION__POSTGRES__CREDENTIALS": given.server.dsn(name),
+        **settings,
+    }
+    python = ROOT / ".state" / "bench-venv" / "bin" / "python"
+    measured = _told_by([str(python), "-m", "bench.dlt_process", way, str(given.rows)], surroundings)
+    drop_database(given.server, name)
+    shutil.rmtree(given.folder / name)
+    return measured
+
+
+WAYS: dict[str, Way] = {
+    PSQL: _psql_copy,
+    OURS: _our_load,
+    DLT_FASTEST: lambda given: _dlt_load(given, "arrow", DLT_TUNED),
+    DLT_DEFAULT: lambda given: _dlt_load(given, "default", {}),
+}
+
+
+def _told_by(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
+    """Run a process that measures itself and says so in the last line of its output."""
+    return Measured(**json.loads(output_of(command, environment).splitlines()[-1]))
 
 
 def _load_once(port: int, rows: int) -> Measured:
@@ -184,12 +250,12 @@ def _load_once(port: int, rows: int) -> Measured:
         registry.register_scope(session, "bench_default", Scope())
         window = Window(FIRST_DAY, FIRST_DAY + timedelta(days=DAYS - 1))
         attempt = ledger.begin_attempt(session, place, window, "bench")
-    begun = time.perf_counter()
+    begun, cpu_before = time.perf_counter(), time.process_time()
     outcome = loader.load(here, attempt, STREAM, synthetic(rows), Journal())
-    seconds = time.perf_counter() - begun
+    seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_before
     if outcome.records_written != rows:
         raise SystemExit(f"{outcome.records_written} rows were written instead of {rows}")
-    return Measured(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return Measured(seconds, cpu_seconds, peak_mb())
 
 
 if __name__ == "__main__":

@@ -30,10 +30,20 @@ def throw_away_server() -> Iterator[tuple[Postgres, Path]]:
             server.remove()
 
 
-def fresh_warehouse(server: Postgres, name: str) -> Warehouse:
-    """Make an empty, migrated database, in place of one that has this name."""
+def drop_database(server: Postgres, name: str) -> None:
+    """Remove a database, whoever is still connected to it."""
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+def fresh_database(server: Postgres, name: str) -> None:
+    """Make an empty database, in place of one that has this name."""
+    drop_database(server, name)
     server.create_database(name)
+
+
+def fresh_warehouse(server: Postgres, name: str) -> Warehouse:
+    """Make an empty, migrated database, in place of one that has this name."""
+    fresh_database(server, name)
     migrate(server.dsn(name), PASSWORDS)
     return Warehouse("127.0.0.1", server.port, name, "ai_usage", PASSWORDS.login)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.bootstrap import parse_pip_settings, uv_environment
+from launcher.bootstrap import chosen, parse_pip_settings, uv_environment
 
 
 def test_the_strongest_of_pips_settings_counts() -> None:
@@ -61,6 +61,14 @@ def test_what_the_user_told_uv_directly_stays() -> None:
         {"index-url": "https://pip.example/simple"}, {"UV_DEFAULT_INDEX": "https://uv.example/simple"}
     )
     assert told == {}
+
+
+def test_what_the_benchmarks_compare_with_never_meets_the_project_s_own_environment() -> None:
+    ours, theirs = chosen(["dev"]), chosen(["bench"])
+
+    assert not ours.folder.is_relative_to(theirs.folder)
+    assert not theirs.folder.is_relative_to(ours.folder)
+    assert not set(ours.locks) & set(theirs.locks)
 
 
 def setup(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
@@ -40,8 +40,14 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
     except UnicodeEncodeError:
         return _encode(_mended(record))
     # The encoder writes a float NaN as null, a decimal one as NaN, infinity alike, and NUL as an escape. Harmless records
-    # can contain the same letters; for them the second look only costs time.
-    if b"null" in encoded or b"\\u0000" in encoded or b"NaN" in encoded or b"Infinity" in encoded:
+    # can contain the same letters; for them the second look only costs time. A single byte is found several times faster
+    # than a word, and most records do not even contain the first byte of the rare words.
+    if (
+        b"null" in encoded
+        or (b"\\" in encoded and b"\\u0000" in encoded)
+        or (b"N" in encoded and b"NaN" in encoded)
+        or (b"I" in encoded and b"Infinity" in encoded)
+    ):
         return _encode(_mended(record))
     return encoded
 
@@ -93,6 +99,12 @@ def copy_prefix(load_id: int, usage_date: date) -> bytes:
     return _FIELDS_BEFORE_JSON(3, 8, load_id, 4, usage_date.toordinal() - _POSTGRES_EPOCH)
 
 
-def jsonb_header(length: int) -> bytes:
-    """Return what precedes a JSON text of ``length`` bytes in a binary COPY row."""
-    return _JSONB_HEADER(length + 1, _JSONB_VERSION)
+def copy_rows(rows: Iterable[tuple[date, bytes]], prefixes: Mapping[date, bytes]) -> bytes:
+    """Return encoded records as binary COPY rows, each behind the prefix of its day."""
+    return b"".join(
+        [
+            part
+            for usage_date, encoded in rows
+            for part in (prefixes[usage_date], _JSONB_HEADER(len(encoded) + 1, _JSONB_VERSION), encoded)
+        ]
+    )

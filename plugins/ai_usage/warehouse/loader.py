@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from itertools import chain
+from itertools import chain, islice
 from struct import Struct
 from tempfile import TemporaryFile
-from typing import IO, NamedTuple
+from typing import IO
 
 from psycopg import sql
 
@@ -29,23 +29,22 @@ from ai_usage.core.errors import ResponseInvalid
 from ai_usage.core.planner import state_of_answer
 from ai_usage.core.slices import SliceState
 from ai_usage.warehouse import ledger, registry
-from ai_usage.warehouse.encoding import COPY_HEADER, COPY_TRAILER, SliceDigest, copy_prefix, encode_record, jsonb_header
+from ai_usage.warehouse.encoding import COPY_HEADER, COPY_TRAILER, SliceDigest, copy_prefix, copy_rows, encode_record
 from ai_usage.warehouse.ledger import Attempt, Outcome
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Session, Warehouse
 
 _KEEP_IN_MEMORY = 2 * 1024 * 1024
-_SEND_AT_ONCE = 256 * 1024
+_SEND_AT_ONCE = 256
+"""Rows that are put together into one message; usage records are short."""
 _FRAME = Struct(">ii")
 
 Digests = Mapping[date, SliceDigest]
 
 
-class Row(NamedTuple):
-    """An encoded record and its day."""
-
-    usage_date: date
-    encoded: bytes
+# A plain tuple, because a named one costs as much per record as looking for NaN in it.
+Row = tuple[date, bytes]
+"""A record's day, and the record encoded."""
 
 
 def load(
@@ -70,7 +69,7 @@ def load(
         landing = _Landing(session, attempt, stream, journal)
         if overflow is None:
             changed = landing.changed_days(digests)
-            written = landing.copy(row for row in head if row.usage_date in changed) if changed else 0
+            written = landing.copy(row for row in head if row[0] in changed) if changed else 0
         else:
             with TemporaryFile(prefix="ai_usage_") as spool:
                 written = landing.copy(landing.worth_writing(chain(head, [overflow], rows), digests, spool))
@@ -89,16 +88,17 @@ def _encoded(
 ) -> Iterator[Row]:
     """Encode and digest records; drop what lies outside the window, refuse fields that the stream does not name."""
     outside = 0
+    fields = stream.fields
     for usage_date, record in records:
         digest = digests.get(usage_date)
         if digest is None:
             outside += 1
             continue
-        if not stream.fields.issuperset(record):
-            raise _undeclared_fields(stream, record.keys() - stream.fields)
+        if not fields.issuperset(record):
+            raise _undeclared_fields(stream, record.keys() - fields)
         encoded = encode_record(record)
         digest.add(encoded)
-        yield Row(usage_date, encoded)
+        yield usage_date, encoded
     if outside:
         journal.notes.append(
             Note("outside_window", "The provider sent days that were not asked for; they were dropped.")
@@ -116,7 +116,7 @@ def _up_to(limit: int, rows: Iterator[Row]) -> Iterator[Row]:
     """Yield rows until their bytes reach the limit; the rest stays in the iterator."""
     size = 0
     while size < limit and (row := next(rows, None)):
-        size += len(row.encoded)
+        size += len(row[1])
         yield row
 
 
@@ -155,12 +155,13 @@ class _Landing:
     def worth_writing(self, rows: Iterable[Row], digests: Digests, spool: IO[bytes]) -> Iterator[Row]:
         """Yield rows of new slices as they come, then those of known slices whose digest turned out to be different."""
         for row in rows:
-            if row.usage_date in self.current:
-                spool.write(_FRAME.pack(row.usage_date.toordinal(), len(row.encoded)) + row.encoded)
+            usage_date, encoded = row
+            if usage_date in self.current:
+                spool.write(_FRAME.pack(usage_date.toordinal(), len(encoded)) + encoded)
             else:
                 yield row
         changed = self.changed_days(digests)
-        yield from (row for row in _spooled(spool) if row.usage_date in changed)
+        yield from (row for row in _spooled(spool) if row[0] in changed)
 
     def copy(self, rows: Iterable[Row]) -> int:
         """Send the rows to PostgreSQL and return how many there were."""
@@ -169,18 +170,14 @@ class _Landing:
             sql.Identifier(table)
         )
         prefixes = {day: copy_prefix(load_id, day) for day, load_id in self._load_ids.items()}
+        rows = iter(rows)
         written = 0
-        buffer = bytearray(COPY_HEADER)
         with self._session.cursor() as cursor, cursor.copy(statement) as copy:
-            for usage_date, encoded in rows:
-                buffer += prefixes[usage_date]
-                buffer += jsonb_header(len(encoded))
-                buffer += encoded
-                written += 1
-                if len(buffer) >= _SEND_AT_ONCE:
-                    copy.write(bytes(buffer))
-                    buffer.clear()
-            copy.write(bytes(buffer + COPY_TRAILER))
+            copy.write(COPY_HEADER)
+            while batch := list(islice(rows, _SEND_AT_ONCE)):
+                copy.write(copy_rows(batch, prefixes))
+                written += len(batch)
+            copy.write(COPY_TRAILER)
         return written
 
     def write_ledger(self, changed: frozenset[date], digests: Digests) -> None:
@@ -292,7 +289,7 @@ def _spooled(spool: IO[bytes]) -> Iterator[Row]:
     spool.seek(0)
     while frame := spool.read(_FRAME.size):
         ordinal, length = _FRAME.unpack(frame)
-        yield Row(date.fromordinal(ordinal), spool.read(length))
+        yield date.fromordinal(ordinal), spool.read(length)
 
 
 # The unique index allows one current version of a slice, so the old one steps back first; the reference to its successor
