@@ -7,7 +7,7 @@ import sys
 
 from bench.claims import Claim, claims_table
 
-BENCHMARKS = ("load", "transform")
+BENCHMARKS = ("load", "transform", "cycle")
 
 
 def main(names: list[str]) -> int:

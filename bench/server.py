@@ -30,10 +30,10 @@ def throw_away_server() -> Iterator[tuple[Postgres, Path]]:
             server.remove()
 
 
-def fresh_warehouse(server: Postgres, name: str) -> Warehouse:
+def fresh_warehouse(server: Postgres, name: str, passwords: RolePasswords = PASSWORDS) -> Warehouse:
     """Make an empty, migrated database, in place of one that has this name."""
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
     server.create_database(name)
-    migrate(server.dsn(name), PASSWORDS)
-    return Warehouse("127.0.0.1", server.port, name, "ai_usage", PASSWORDS.login)
+    migrate(server.dsn(name), passwords)
+    return Warehouse("127.0.0.1", server.port, name, "ai_usage", passwords.login)

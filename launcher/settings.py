@@ -135,7 +135,7 @@ def _airflow(state: State, port: Ports, secrets: Secrets) -> dict[str, str]:
         "CORE": {
             "DAGS_FOLDER": str(state.root / "dags"),
             "PLUGINS_FOLDER": str(state.root / "plugins"),
-            "EXECUTOR": "LocalExecutor",
+            "EXECUTOR": "ai_usage.orchestration.executor.PreloadedLocalExecutor",
             "FERNET_KEY": secrets.fernet_key,
             "AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
             "SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
