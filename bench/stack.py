@@ -26,8 +26,8 @@ from bench.server import fresh_warehouse
 from launcher import database
 from launcher.airflow_api import AirflowApi, ApiUnavailableError
 from launcher.components import airflow_components, sandbox_component
-from launcher.postgres import Postgres
 from launcher.ports import LOOPBACK
+from launcher.postgres import Postgres
 from launcher.settings import (
     AIRFLOW_DATABASE,
     UI_USER,
@@ -83,7 +83,9 @@ class Stack:
         self._start(replace(component, command=[*component.command, "--today", today]))
         self._await(lambda: sandbox_answers(self._ports.sandbox), "the sandbox")
         # Live gauges are new at every look; without them nothing changes until somebody changes it.
-        requests.post(f"{self._sandbox}/_faults", json={"provider": "fireworks", "kind": "no_gauges"}, timeout=30).raise_for_status()
+        requests.post(
+            f"{self._sandbox}/_faults", json={"provider": "fireworks", "kind": "no_gauges"}, timeout=30
+        ).raise_for_status()
 
     def start_airflow(self, dag_ids: set[str]) -> None:
         """Start Airflow, connect the sandbox, and wait until its DAGs are there and switched on."""
@@ -122,6 +124,13 @@ class Stack:
     def airflow(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask Airflow's metadata."""
         return self._query(AIRFLOW_DATABASE, statement, *values)
+
+    def log_of(self, dag_id: str) -> str:
+        """Return the end of what the newest log of a DAG's tasks says."""
+        logs = sorted(
+            (self.state.airflow_logs / f"dag_id={dag_id}").rglob("*.log"), key=lambda path: path.stat().st_mtime
+        )
+        return logs[-1].read_text(errors="replace")[-3000:] if logs else "no log"
 
     def run_floor(self) -> tuple[float, float, dict[str, Any]]:
         """Run the bare floor in a process of its own; return its wall and processor seconds, and what it told."""
