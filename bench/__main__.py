@@ -7,7 +7,7 @@ import sys
 
 from bench.claims import Claim, claims_table
 
-BENCHMARKS = ("load", "calls", "parse", "transform")
+BENCHMARKS = ("load", "calls", "parse", "transform", "cycle")
 
 
 def main(names: list[str]) -> int:

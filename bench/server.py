@@ -42,8 +42,8 @@ def fresh_database(server: Postgres, name: str) -> None:
     server.create_database(name)
 
 
-def fresh_warehouse(server: Postgres, name: str) -> Warehouse:
+def fresh_warehouse(server: Postgres, name: str, passwords: RolePasswords = PASSWORDS) -> Warehouse:
     """Make an empty, migrated database, in place of one that has this name."""
     fresh_database(server, name)
-    migrate(server.dsn(name), PASSWORDS)
-    return Warehouse("127.0.0.1", server.port, name, "ai_usage", PASSWORDS.login)
+    migrate(server.dsn(name), passwords)
+    return Warehouse("127.0.0.1", server.port, name, "ai_usage", passwords.login)

@@ -93,6 +93,10 @@ PREFERENCES = {
     "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
     "AIRFLOW__API__INSTANCE_NAME": "AI usage",
     "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+    # A file that somebody has edited is read at once all the same; reading all of them twice a minute is idle work.
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+    # A worker that misses the moment in which its task ends looks again after this many seconds, and starts nothing before.
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
     # A run that was killed leaves tasks marked as running; these find them in half a minute instead of five.
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
@@ -135,7 +139,7 @@ def _airflow(state: State, port: Ports, secrets: Secrets) -> dict[str, str]:
         "CORE": {
             "DAGS_FOLDER": str(state.root / "dags"),
             "PLUGINS_FOLDER": str(state.root / "plugins"),
-            "EXECUTOR": "LocalExecutor",
+            "EXECUTOR": "ai_usage.orchestration.executor.PreloadedLocalExecutor",
             "FERNET_KEY": secrets.fernet_key,
             "AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
             "SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",

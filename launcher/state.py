@@ -53,10 +53,10 @@ class Secrets:
 class State:
     """The state folder of one checkout."""
 
-    def __init__(self, root: Path) -> None:
-        """Take the repository's folder; creates nothing."""
+    def __init__(self, root: Path, folder: Path | None = None) -> None:
+        """Take the repository's folder, and the state folder where it is another than usual; creates nothing."""
         self.root = root.resolve()
-        self.folder = self.root / ".state"
+        self.folder = self.root / ".state" if folder is None else folder.resolve()
         self.env_file = self.folder / "env"
         self.postgres = self.folder / "pg"
         self.airflow_home = self.folder / "airflow"

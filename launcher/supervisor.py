@@ -67,6 +67,11 @@ class Supervisor:
         if running is not None and running.guarded is not None:
             running.guarded.stop(_STOP_SECONDS)
 
+    def guard_pid(self, name: str) -> int | None:
+        """Return the process below which all of a component is, or None while it is down."""
+        running = self._running.get(name)
+        return running.guarded.guard_pid if running is not None and running.guarded is not None else None
+
     def tend(self) -> None:
         """
         Restart what has ended.

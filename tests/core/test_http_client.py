@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import io
-import itertools
 import logging
 import resource
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from email.utils import format_datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -167,13 +167,55 @@ def test_an_outage_that_stays_is_an_outage() -> None:
     assert isinstance(ask(answer(500)), SourceUnavailable)
 
 
+class Wait:
+    """Time that passes when somebody sleeps, or when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+@pytest.mark.parametrize("calls_per_minute", [60, 7, 1, 0.5, 2.5])
+def test_no_minute_holds_more_calls_than_it_may_and_few_calls_never_wait(calls_per_minute: float) -> None:
+    wait, at_once = Wait(), max(1, int(calls_per_minute))
+    budget, times = Budget(1000, calls_per_minute, clock=wait, sleep=wait.sleep), []
+    for number in range(5 * at_once):
+        assert budget.take()
+        times.append(wait.now)
+        wait.now += 0.3 * (number % 3)
+
+    assert times[at_once - 1] - times[0] <= 0.6 * at_once, "the first ones wait for nobody"
+    window = max(60.0, 60.0 / calls_per_minute)
+    assert all(later - first >= window - 1e-6 for first, later in zip(times, times[at_once:], strict=False))
+    assert times[-1] - times[0] <= 5 * window, "nobody waits longer than need be"
+
+
 def test_calls_keep_the_pace_that_the_budget_sets() -> None:
+    wait = Wait()
     with Server([ok(DATA)]) as server:
-        one = client(server.url, budget=Budget(10, calls_per_minute=600))
-        for _ in range(4):
+        one = client(server.url, budget=Budget(10, calls_per_minute=2, clock=wait, sleep=wait.sleep))
+        for _ in range(5):
             one.get_json("v1/usage")
-        times = [request.at for request in server.requests]
-    assert all(later - earlier >= 0.09 for earlier, later in itertools.pairwise(times))
+        assert len(server.requests) == 5
+    assert wait.now == pytest.approx(1000.0 + 2 * 60)
+
+
+def test_threads_that_share_a_budget_keep_one_pace() -> None:
+    waits: list[float] = []
+    budget = Budget(100, calls_per_minute=5, clock=lambda: 0.0, sleep=waits.append)
+    threads = [Thread(target=lambda: [budget.take() for _ in range(5)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(waits) == [60.0] * 5 + [120.0] * 5 + [180.0] * 5
 
 
 def test_a_runaway_is_stopped_by_the_budget() -> None:

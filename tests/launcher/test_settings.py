@@ -73,7 +73,7 @@ def test_what_the_user_prefers_wins_and_what_holds_the_parts_together_does_not_g
     assert environment["AIRFLOW__CORE__PARALLELISM"] == "16"
     assert environment["AIRFLOW_CONN_AI_USAGE__AWS_BEDROCK__PROD"] == "{}"
     assert environment["AIRFLOW_HOME"] == str(state.airflow_home)
-    assert environment["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert environment["AIRFLOW__CORE__EXECUTOR"] == "ai_usage.orchestration.executor.PreloadedLocalExecutor"
 
 
 def test_settings_of_other_programs_do_not_leak_in(state: State) -> None:

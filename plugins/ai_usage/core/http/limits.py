@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ class Limits:
     :param max_body_bytes: the largest answer, after decompression.
     :param max_depth: the deepest nesting of an answer.
     :param max_calls: requests per extraction, repeats included: a runaway never gets further.
-    :param calls_per_minute: the pace, where the provider has one.
+    :param calls_per_minute: how many calls any minute may hold, where the provider has such a limit.
     :param max_redirects: redirects within the same host per question.
     """
 
@@ -48,6 +49,10 @@ class Budget:
     """
     The requests an extraction may still make, and their pace. Several clients of one account may share it.
 
+    No minute holds more calls than it may, wherever it begins; within a minute they follow each other without a pause, so
+    that a run with few calls waits for none.
+
+    :param clock: seconds that only grow; only tests give another.
     :param sleep: how to wait; only tests give another.
     """
 
@@ -56,12 +61,15 @@ class Budget:
         max_calls: int,
         calls_per_minute: float | None = None,
         *,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.remaining = max_calls
-        self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
-        self._next_at = 0.0
+        at_once = max(1, int(calls_per_minute or 0))
+        self._span = max(60.0, 60.0 / calls_per_minute) if calls_per_minute else 0.0
+        self._turns: deque[float] = deque(maxlen=at_once)
         self._lock = Lock()
+        self._clock = clock
         self._sleep = sleep
 
     def take(self) -> bool:
@@ -70,9 +78,10 @@ class Budget:
             if self.remaining <= 0:
                 return False
             self.remaining -= 1
-            now = time.monotonic()
-            turn = max(now, self._next_at)
-            self._next_at = turn + self._interval
+            now = turn = self._clock()
+            if len(self._turns) == self._turns.maxlen:
+                turn = max(now, self._turns[0] + self._span)
+            self._turns.append(turn)
         if turn > now:
             self._sleep(turn - now)
         return True
