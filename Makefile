@@ -1,9 +1,11 @@
 # Everything a person types. The work is done by bin/ and launcher/; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help run stop status clean setup dev-setup test lint format bench sandbox lock
+.PHONY: help run stop status clean setup dev-setup test faults soak lint audit format bench sandbox lock
 
 python := .state/venv/bin/python
 checked := plugins/ai_usage plugins/ai_usage_plugin.py launcher sandbox dags bench tests
+# Tests wait for servers much of their time, so that three at once pay on two cores as well.
+workers := $(shell n=$$(nproc 2>/dev/null || echo 2); if [ "$$n" -gt 3 ]; then echo 4; else echo 3; fi)
 compile := .state/uv/bin/uv pip compile --universal --python-version 3.11 --no-build --generate-hashes
 
 help: ## show this list
@@ -30,13 +32,23 @@ dev-setup: ## the same with the tools for tests and lint
 	@exec bin/_setup dev
 
 test: dev-setup ## run the tests, as CI does; make test ARGS='-k loader' runs some
-	@$(python) -m pytest -n auto --maxprocesses=4 --dist loadfile tests $(ARGS)
+	@$(python) -m pytest -n $(workers) --dist loadfile tests $(ARGS)
+
+faults: dev-setup ## play every scenario of the fault matrix, and print what became of each
+	@$(python) -m pytest -q -n auto --maxprocesses=4 --dist loadfile tests/faults/test_matrix_*.py $(ARGS)
+
+soak: dev-setup ## play 200 random schedules of faults, kills and restatements (SEEDS=…; SEED=… the first one)
+	@AI_USAGE_TEST_SCHEDULES=$(or $(SEEDS),200) $(if $(SEED),AI_USAGE_TEST_SEED=$(SEED)) \
+		$(python) -m pytest -v -n auto --maxprocesses=4 tests/faults/test_random_schedules.py $(ARGS)
 
 lint: dev-setup ## check style, types and SQL
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy --strict $(checked)
 	$(python) -m sqlfluff lint dbt_project plugins/ai_usage/warehouse/migrations
+
+audit: dev-setup ## check the dependencies: whole lock, environment equal to it
+	@PYTHONPATH=. $(python) -P -m launcher.audit
 
 format: dev-setup ## put Python and SQL into the project's form
 	$(python) -m ruff check --fix .

@@ -46,6 +46,7 @@ from launcher.supervisor import Component, Supervisor
 from launcher.terminal import Terminal
 
 MARTS_DAG = "usage_marts"
+HOUSEKEEPING_DAG = "usage_housekeeping"
 _DAG_PROCESSOR = "dag-processor"
 _TICK_SECONDS = 0.25
 _HEALTHY_SECONDS = 300.0
@@ -142,6 +143,8 @@ class Session:
         self._say_what_next()
         if self._options.once:
             return 0 if succeeded else 1
+        if HOUSEKEEPING_DAG in dags:
+            api.unpause(HOUSEKEEPING_DAG)
         while True:
             self._pause(60)
 

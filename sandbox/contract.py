@@ -98,6 +98,8 @@ def serve(simulator: Simulator, call: Call, request: Request, answer: Answer) ->
     simulator.frame.requests.add(call)
     faults = simulator.frame.faults.take(call, simulator.supports)
     faults.delay()
+    if turned_away := faults.turn_away(f"http://{request.header('host').replace('127.0.0.1', 'localhost')}/_stranger"):
+        return turned_away
     if faults.refusal:
         return simulator.refuse(faults.refusal.kind, call)
     return faults.spoil(call.refusal or answer(call, request, faults))

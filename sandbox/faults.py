@@ -20,6 +20,17 @@ slow_drip               delivery      one byte every ``milliseconds`` (default 2
 html_body               delivery      HTTP 200 and a proxy's HTML page
 empty_body              delivery      HTTP 200 and nothing
 empty_object            delivery      HTTP 200 and ``{}``
+error_object            delivery      HTTP 200 and an object that says ``error``
+chunk_cut               delivery      in chunks, of which the last never comes
+gzip_bomb               delivery      ``size`` MiB (80) of nothing, compressed to next to nothing
+deep_nesting            delivery      HTTP 200 and ten thousand lists inside each other
+not_a_number            delivery      every number in the answer is ``NaN``
+endless_number          delivery      every number in the answer has five thousand digits
+retry_at_date           gateway       429; come back at a date, ``milliseconds`` (1000) from now
+retry_tomorrow          gateway       429; come back in a day
+retry_nonsense          gateway       429; come back at no time that anyone could understand
+bad_gateway             gateway       HTTP 502 and a page
+redirect_away           gateway       HTTP 302 to another host (``localhost``, which counts who comes)
 latency                 delay         answers ``milliseconds`` late (default 200)
 ======================  ============  ==================================================================================
 
@@ -28,9 +39,13 @@ Each simulator adds the faults of its own content: see the docstring of its modu
 
 from __future__ import annotations
 
+import gzip
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
 from itertools import count
 from threading import Lock
 from typing import Any
@@ -50,11 +65,31 @@ REFUSALS = frozenset(
         "opt_in_region_disabled",
     }
 )
-DELIVERIES = frozenset({"truncated_body", "connection_reset", "slow_drip", "html_body", "empty_body", "empty_object"})
+GATEWAY = frozenset({"retry_at_date", "retry_tomorrow", "retry_nonsense", "bad_gateway", "redirect_away"})
+"""Refused by whatever stands in front of the provider, in words of its own."""
+DELIVERIES = frozenset(
+    {
+        "truncated_body",
+        "connection_reset",
+        "slow_drip",
+        "html_body",
+        "empty_body",
+        "empty_object",
+        "error_object",
+        "chunk_cut",
+        "gzip_bomb",
+        "deep_nesting",
+        "not_a_number",
+        "endless_number",
+    }
+)
 DELAYS = frozenset({"latency"})
-SHARED = REFUSALS | DELIVERIES | DELAYS
+SHARED = REFUSALS | GATEWAY | DELIVERIES | DELAYS
+STRANGER = "stranger"
+"""What calls at the other host are counted under, as if it were a provider."""
 
 HTML = b"<!DOCTYPE html>\n<html><head><title>Gateway</title></head><body>Please sign in to continue.</body></html>\n"
+_NUMBER = re.compile(rb"(?<=[:\[,])(\s*)-?\d[\d.eE+-]*(?=\s*[,}\]])")
 
 
 @dataclass(frozen=True)
@@ -66,6 +101,7 @@ class Fault:
     :param after: how many matching calls pass unharmed first.
     :param milliseconds: how late, or how slow, where that applies.
     :param size: how much a page holds, where that applies.
+    :param day: the UTC day whose rows are spoilt, ``YYYY-MM-DD``, where rows are spoilt; all days without it.
     """
 
     kind: str
@@ -77,6 +113,7 @@ class Fault:
     after: int = 0
     milliseconds: int | None = None
     size: int | None = None
+    day: str | None = None
 
     @classmethod
     def from_json(cls, content: Any) -> Fault:
@@ -126,12 +163,21 @@ class _Entry:
 
 @dataclass(frozen=True)
 class FaultsInForce:
-    """The faults that hit one call: at most one refusal and one delivery, and any number in the content."""
+    """
+    The faults that hit one call: at most one refusal and one delivery, and any number in the content.
+
+    :param rows: those in the content, also where several days have the same.
+    """
 
     refusal: Fault | None = None
     delivery: Fault | None = None
     latency: Fault | None = None
     content: Mapping[str, Fault] | None = None
+    rows: tuple[Fault, ...] = ()
+
+    def on(self, day: date) -> FaultsInForce:
+        """Return the faults in the rows of a day."""
+        return FaultsInForce(content={fault.kind: fault for fault in self.rows if fault.day in (None, day.isoformat())})
 
     def get(self, kind: str) -> Fault | None:
         """Return the fault in the content of that kind, if it is in force."""
@@ -160,8 +206,48 @@ class FaultsInForce:
                 return Response(200, HTML, {"Content-Type": "text/html"})
             case "empty_body":
                 return Response(200, b"", response.headers)
-            case _:
-                return Response(200, b"{}", response.headers)
+            case "chunk_cut":
+                return replace(response, delivery=Delivery.CHUNK_CUT)
+            case "gzip_bomb":
+                size = _or(self.delivery.size, 80) * 1024 * 1024
+                packed = gzip.compress(b'{"data": "' + bytes(size), compresslevel=1)
+                return Response(200, packed, {**response.headers, "Content-Encoding": "gzip"})
+            case "not_a_number":
+                return replace(response, body=_NUMBER.sub(rb"\1NaN", response.body))
+            case "endless_number":
+                return replace(response, body=_NUMBER.sub(rb"\g<1>" + b"9" * 5000, response.body))
+            case kind:
+                return Response(200, _BODIES[kind], response.headers)
+
+    def turn_away(self, host: str) -> Response | None:
+        """
+        Return what a gateway in front of the provider says in its place, if it does.
+
+        :param host: the address that redirects lead to.
+        """
+        kind = self.refusal.kind if self.refusal else None
+        if kind not in GATEWAY:
+            return None
+        if kind == "bad_gateway":
+            return Response(502, HTML, {"Content-Type": "text/html"})
+        if kind == "redirect_away":
+            return Response(302, b"", {"Location": host})
+        assert self.refusal is not None
+        moment = datetime.now(UTC) + timedelta(milliseconds=_or(self.refusal.milliseconds, 1000) + 999)
+        waits = {
+            "retry_at_date": format_datetime(moment, usegmt=True),
+            "retry_tomorrow": "86400",
+            "retry_nonsense": "-5, or soon",
+        }
+        body = b'{"error": {"message": "Too many requests"}}'
+        return Response(429, body, {"Content-Type": "application/json", "Retry-After": waits[kind]})
+
+
+_BODIES = {
+    "empty_object": b"{}",
+    "error_object": b'{"error": {"message": "Something went wrong.", "code": 13}}',
+    "deep_nesting": b'{"data": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+}
 
 
 class FaultBook:
@@ -220,14 +306,15 @@ class FaultBook:
                 if entry.fault.matches(call) and supports(entry.fault.kind, call.account):
                     entry.seen += 1
                     due += [entry] if entry.is_due else []
-            refusal = next((entry for entry in due if entry.fault.kind in REFUSALS), None)
+            refusal = next((entry for entry in due if entry.fault.kind in REFUSALS | GATEWAY), None)
             delivery = next((entry for entry in due if entry.fault.kind in DELIVERIES), None)
             latency = next((entry for entry in due if entry.fault.kind in DELAYS), None)
             content = {entry.fault.kind: entry for entry in due if entry.fault.kind not in SHARED}
+            in_rows = [entry for entry in due if entry.fault.kind not in SHARED]
             if refusal:
                 # The others keep their turn, so that faults in a row happen in a row.
-                delivery, content = None, {}
-            for hit in (refusal, delivery, latency, *content.values()):
+                delivery, content, in_rows = None, {}, []
+            for hit in (refusal, delivery, latency, *in_rows):
                 if hit:
                     hit.hits += 1
         return FaultsInForce(
@@ -235,6 +322,7 @@ class FaultBook:
             delivery=delivery.fault if delivery else None,
             latency=latency.fault if latency else None,
             content={kind: entry.fault for kind, entry in content.items()},
+            rows=tuple(entry.fault for entry in in_rows),
         )
 
     def _check(self, fault: Fault) -> None:

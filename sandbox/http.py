@@ -64,6 +64,7 @@ class Delivery(Enum):
     CUT_SHORT = "cut_short"  # announces its full length, sends half, closes politely
     RESET = "reset"  # sends half, then resets the connection
     DRIP = "drip"  # byte by byte
+    CHUNK_CUT = "chunk_cut"  # in chunks, and closes before the last
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(response.status)
         for name, value in response.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(response.body)))
+        if response.delivery is Delivery.CHUNK_CUT:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
         if response.delivery is Delivery.WHOLE:
             self.wfile.write(response.body)
@@ -185,7 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(response.pause)
 
     def _break_off(self, response: Response) -> None:
-        self.wfile.write(response.body[: len(response.body) // 2])
+        half = response.body[: len(response.body) // 2]
+        if response.delivery is Delivery.CHUNK_CUT:
+            half = b"%x\r\n%s\r\n" % (len(half), half)
+        self.wfile.write(half)
         self.wfile.flush()
         self.close_connection = True
         if response.delivery is Delivery.RESET:

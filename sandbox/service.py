@@ -17,10 +17,10 @@ from typing import Any
 from sandbox import simulators
 from sandbox.clock import Clock
 from sandbox.connections import connections, variable
-from sandbox.contract import Frame, Simulator, serve
+from sandbox.contract import UNKNOWN, Call, Frame, Simulator, serve
 from sandbox.counter import RequestCounter
 from sandbox.errors import SandboxError
-from sandbox.faults import Fault, FaultBook
+from sandbox.faults import STRANGER, Fault, FaultBook
 from sandbox.http import Request, Response, Server, json_response
 from sandbox.truth import Truth
 from sandbox.world import Restatement, World
@@ -119,6 +119,9 @@ class Sandbox:
         self.stop()
 
     def _handle(self, request: Request) -> Response:
+        if request.path.startswith("/_stranger"):
+            self.requests.add(Call(STRANGER, UNKNOWN, "-", request.path))
+            return json_response({"data": [], "has_more": False})
         if request.path.startswith("/_"):
             return self._control(request)
         name, _, rest = request.path.removeprefix("/").partition("/")

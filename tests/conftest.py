@@ -17,7 +17,8 @@ _AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="ai_usage_airflow_"))
 atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
 _REPOSITORY = Path(__file__).resolve().parents[1]
 for _name in [name for name in os.environ if name.startswith(("AIRFLOW_", "AI_USAGE_"))]:
-    del os.environ[_name]
+    if not _name.startswith("AI_USAGE_TEST_"):  # what is said to the tests themselves
+        del os.environ[_name]
 os.environ |= {
     "AIRFLOW_HOME": str(_AIRFLOW_HOME),
     "AIRFLOW__CORE__DAGS_FOLDER": str(_REPOSITORY / "dags"),
@@ -28,6 +29,7 @@ os.environ |= {
     "DO_NOT_TRACK": "1",
 }
 
+from tests.support.outcomes import pytest_terminal_summary  # noqa: E402, F401 - a hook, found by its name
 from tests.support.warehouse import Cluster, TestWarehouse  # noqa: E402
 
 

@@ -5,6 +5,11 @@
     now says about them, so that rows and whole days that vanished upstream vanish here too. `mirror` is for small
     tables whose query states the complete truth: only rows that differ are written.
 
+    `replace_changed_months` does the same for whole months, by provider: its rows have a `usage_month`.
+
+    A table that views stand on has `full_refresh: false`: it is never swapped for a new one, which would take its views
+    away from their readers, but emptied and filled again in one transaction.
+
     The lock comes before the first read (`hold_target` is each table's pre-hook), not merely before the delete: of two
     builds at once the later writer has then also read later, and cannot put an older state back.
 #}
@@ -14,7 +19,7 @@
     {%- if existing is not none and existing.is_table -%}
         lock table {{ this }} in share row exclusive mode;
     {% endif -%}
-    {%- if config.get('incremental_strategy') == 'replace_changed' -%}
+    {%- if config.get('incremental_strategy').startswith('replace_changed') -%}
         {#- The delete and the insert must mean the same days, even if another build rewrites the list meanwhile. -#}
         lock table {{ ref('stg_ops__changed_days') }} in share mode;
     {%- endif -%}
@@ -28,15 +33,26 @@
 {% macro get_incremental_replace_changed_sql(args) %}
     {%- set columns = args['dest_columns'] | map(attribute='quoted') | join(', ') -%}
     {%- set key = args['unique_key'] -%}
-    delete from {{ args['target_relation'] }} as stored
-    using (select distinct {{ key | join(', ') }} from {{ ref('stg_ops__changed_days') }}) as changed
-    where
-        {% for column in key -%}
-            stored.{{ column }} = changed.{{ column }}{{ '' if loop.last else ' and ' }}
-        {%- endfor %};
+    {%- set changed_days = ref('stg_ops__changed_days') -%}
+    {%- if flags.FULL_REFRESH -%}
+        delete from {{ args['target_relation'] }};
+    {%- else -%}
+        delete from {{ args['target_relation'] }} as stored
+        using (select distinct {{ key | join(', ') }} from {{ args['changed'] or changed_days }}) as changed
+        where
+            {% for column in key -%}
+                stored.{{ column }} = changed.{{ column }}{{ '' if loop.last else ' and ' }}
+            {%- endfor %};
+    {%- endif %}
 
     insert into {{ args['target_relation'] }} ({{ columns }})
     select {{ columns }} from {{ args['temp_relation'] }}
+{% endmacro %}
+
+{% macro get_incremental_replace_changed_months_sql(args) %}
+    {%- set months = {'changed': '(' ~ changed_months() ~ ') as months'} -%}
+    {%- do months.update(args) -%}
+    {{ get_incremental_replace_changed_sql(months) }}
 {% endmacro %}
 
 {% macro get_incremental_mirror_sql(args) %}
@@ -65,10 +81,33 @@
 {% macro only_changed(columns, alias=none, keyword='where') -%}
     {#- Asked for on every path, so that dbt knows of the dependency when it parses. -#}
     {%- set changed_days = ref('stg_ops__changed_days') -%}
-    {%- if is_incremental() -%}
+    {%- if is_incremental() and not flags.FULL_REFRESH -%}
         {{ keyword }} (
             {%- for column in columns %}{{ alias ~ '.' if alias }}{{ column }}{{ '' if loop.last else ', ' }}{% endfor -%}
         ) in (select {{ columns | join(', ') }} from {{ changed_days }})
+    {%- endif -%}
+{%- endmacro %}
+
+{# The months that hold a changed day, by provider. #}
+{% macro changed_months() -%}
+    select distinct
+        provider,
+        date_trunc('month', usage_date)::date as usage_month
+    from {{ ref('stg_ops__changed_days') }}
+{%- endmacro %}
+
+{#
+    Keeps an incremental build to the months that changed, every one of them whole; nothing at all on a first build or a
+    full refresh. A join on ranges, because those are found by the index that begins with the day.
+#}
+{% macro only_changed_months(alias) -%}
+    {%- set months = changed_months() -%}
+    {%- if is_incremental() and not flags.FULL_REFRESH -%}
+        inner join ({{ months }}) as changed
+            on
+                {{ alias }}.provider = changed.provider
+                and {{ alias }}.usage_date >= changed.usage_month
+                and {{ alias }}.usage_date < (changed.usage_month + interval '1 month')::date
     {%- endif -%}
 {%- endmacro %}
 

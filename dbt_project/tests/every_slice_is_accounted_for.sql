@@ -3,7 +3,8 @@
 with
 
 slices as (
-    select * from {{ tested_rows(ref('coverage_calendar')) }} as tested
+    select * from {{ tested_rows(ref('int_coverage_calendar')) }} as tested
+    where is_counted
 ),
 
 details as (
@@ -60,7 +61,7 @@ select
     ledger.stream,
     ledger.scope,
     ledger.usage_date,
-    'no row in coverage_calendar' as problem
+    'no row that counts in int_coverage_calendar' as problem
 from ledger
 left join slices
     on

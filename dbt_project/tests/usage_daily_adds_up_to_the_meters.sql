@@ -8,7 +8,8 @@
 with
 
 slices as (
-    select * from {{ tested_rows(ref('coverage_calendar')) }} as tested
+    select * from {{ tested_rows(ref('int_coverage_calendar')) }} as tested
+    where is_counted
 ),
 
 -- Added up before they meet the slices, or PostgreSQL may look up the whole day of a connection for each of its slices.

@@ -21,6 +21,7 @@ cursor_loop                    the same next page, for ever
 cursor_ping_pong               two pages that name each other as the next one
 misaligned_timestamps          days that begin at half past six
 non_integer_value              tokens and a half
+unknown_fields                 results have fields that no document names, content among them
 =============================  ========================================================================================
 """
 
@@ -106,6 +107,7 @@ class AwsBedrock(Simulator):
         "cursor_ping_pong": "two pages that name each other as the next one",
         "misaligned_timestamps": "days that begin at 06:30",
         "non_integer_value": "tokens and a half",
+        "unknown_fields": "results have fields that no document names",
     }
 
     def __init__(self, frame: Frame) -> None:
@@ -536,6 +538,8 @@ def _spoilt(results: list[dict[str, Any]], faults: FaultsInForce) -> list[dict[s
         if kind in faults and results:
             message = {"Code": status, "Value": "Injected by the sandbox."}
             results[0] |= {"StatusCode": status, "Timestamps": [], "Values": [], "Messages": [message]}
+    if "unknown_fields" in faults:
+        results = [result | {"LastPrompt": "Dear diary", "Details": {"Prompt": "Dear diary"}} for result in results]
     return results
 
 

@@ -27,6 +27,7 @@ wrong_object            rows call themselves something else
 odd_number              a count comes as a fraction, money as words
 money_as_number         money comes as a JSON number
 cached_above_input      more input is cached than there is input
+odd_names               models have the names of :data:`ODD_NAMES`
 ======================  ================================================================================================
 """
 
@@ -38,6 +39,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import cycle
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -150,6 +152,17 @@ class Caller:
     scopes: frozenset[str]
 
 
+ODD_NAMES = (
+    "O'Brien's \"model\" back\\slash \\n \\. \\N",
+    "x'); drop table raw.openai_completions; --",
+    "{{ env_var('HOME') }} {% raw %} ${HOME} $(reboot) `id` %s %(model)s",
+    "tab\tline\r\nfeed \x1b[31mred \u202eelpmaxe \U0001f648 \u0000 nul",
+    '=HYPERLINK("http://localhost/","x")',
+    "<img src=x onerror=alert(1)>",
+    "-".join(["long"] * 40),
+)
+"""Names that hurt whoever puts data into a statement, a template, a terminal, a spreadsheet or a page."""
+
 KEYS = {
     key(organization): Caller(organization, frozenset(scopes))
     for organization in ORGANIZATIONS
@@ -189,6 +202,7 @@ class OpenAISimulator(Simulator):
         "odd_number": "numbers of the wrong kind",
         "money_as_number": "money as JSON numbers",
         "cached_above_input": "more cached input than input",
+        "odd_names": "models with the oddest names",
     }
 
     def __init__(self, frame: Frame) -> None:
@@ -383,7 +397,8 @@ def _deliver(buckets: list[Row], cursor: _Cursor, limit: int, total: int, faults
     if twice and cursor.turn == 0:
         ahead, has_more = _Cursor(cursor.offset, 1), True
     for bucket in buckets:
-        bucket["results"] = _spoilt(bucket["results"], cursor, faults)
+        day = datetime.fromtimestamp(bucket["start_time"], UTC).date()
+        bucket["results"] = _spoilt(bucket["results"], cursor, faults.on(day))
     if "foreign_day" in faults and buckets:
         foreign = datetime.fromtimestamp(buckets[0]["start_time"], UTC).date() - timedelta(days=90)
         buckets = [_bucket(foreign, buckets[0]["results"]), *buckets]
@@ -416,6 +431,8 @@ def _spoilt(rows: list[Row], cursor: _Cursor, faults: FaultsInForce) -> list[Row
     if "odd_number" in faults:
         words: Row = {"amount": {"value": "a lot", "currency": "usd"}}
         rows = [row | (words if "amount" in row else {_measure(row): 1.5}) for row in rows]
+    if "odd_names" in faults:
+        rows = [row | ({"model": name} if row.get("model") else {}) for row, name in zip(rows, cycle(ODD_NAMES))]
     if "money_as_number" in faults:
         rows = [row | {"amount": row["amount"] | {"value": Decimal(row["amount"]["value"])}} for row in rows]
     if "cached_above_input" in faults:

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from ai_usage.core.planner import days_to_read, expected_days, state_of_answer
+from ai_usage.core.planner import Trouble, days_to_read, expected_days, look_back_of, state_of_answer, windows_to_read
 from ai_usage.core.slices import SliceState, Window
 from tests.support.loading import STREAM
 
@@ -84,3 +84,63 @@ def test_days_that_the_stream_does_not_give_yet_are_neither_expected_nor_read() 
     assert expected_days(completed_days_only, TODAY, ago(1)) is None
     states = dict.fromkeys((TODAY, ago(1), ago(2)), SliceState.MISSING)
     assert days_to_read(completed_days_only, states, TODAY) == [ago(2)]
+
+
+NOW = datetime(2026, 8, 20, 12, 15, tzinfo=UTC)
+
+
+def spoilt(days_ago: int, tries: int = 1, hours_since: float = 1) -> Trouble:
+    return Trouble(ago(days_ago), "response_invalid", tries, NOW - timedelta(hours=hours_since))
+
+
+@pytest.mark.parametrize(
+    ("tries", "hours"), [(1, 0), (2, 0), (3, 1), (4, 2), (5, 4), (6, 8), (7, 16), (8, 24), (9, 24), (4000, 24)]
+)
+def test_a_spoilt_day_is_tried_at_once_a_few_times_and_then_ever_more_rarely(tries: int, hours: int) -> None:
+    trouble = spoilt(9, tries, hours_since=0)
+
+    assert trouble.next_try_at == NOW + timedelta(hours=hours)
+    assert trouble.waits(NOW) == (hours > 0)
+    assert not trouble.waits(NOW + timedelta(hours=hours))
+
+
+def test_a_run_that_begins_a_minute_early_is_the_one_that_the_wait_is_for() -> None:
+    trouble = spoilt(9, tries=3, hours_since=0)
+
+    assert not trouble.waits(NOW + timedelta(minutes=59))
+    assert trouble.waits(NOW + timedelta(minutes=45))
+
+
+def test_a_spoilt_day_is_asked_for_by_itself_and_after_the_good_ones() -> None:
+    days = [ago(n) for n in range(10)]
+
+    assert windows_to_read(days, 31, [spoilt(4)], NOW) == [
+        Window(ago(4), ago(4)),
+        Window(ago(9), ago(5)),
+        Window(ago(3), TODAY),
+    ]
+
+
+def test_a_day_that_waits_is_not_asked_for_and_no_window_reaches_over_it() -> None:
+    days = [ago(n) for n in range(10)]
+    waiting = [spoilt(4, tries=4)]
+
+    assert windows_to_read(days, 31, waiting, NOW) == [Window(ago(9), ago(5)), Window(ago(3), TODAY)]
+    assert windows_to_read(days, 31, waiting) == windows_to_read(days, 31, [spoilt(4)], NOW)
+
+
+def test_spoilt_days_in_a_row_share_a_call_and_others_do_not() -> None:
+    troubles = [spoilt(9), spoilt(8), spoilt(7), spoilt(5), spoilt(3, tries=6), spoilt(2)]
+
+    assert windows_to_read([trouble.day for trouble in troubles], 31, troubles, NOW) == [
+        Window(ago(9), ago(7)),
+        Window(ago(5), ago(5)),
+        Window(ago(2), ago(2)),
+    ]
+
+
+@pytest.mark.parametrize(("chosen", "days"), [(None, 3), (0, 2), (1, 2), (2, 2), (30, 30)])
+def test_the_look_back_may_be_chosen_but_never_below_what_days_take_to_settle(chosen: int | None, days: int) -> None:
+    assert look_back_of(STREAM, chosen) == days
+    states = {ago(n): SliceState.FINAL for n in range(60)}
+    assert days_to_read(STREAM, states, TODAY, look_back_of(STREAM, chosen)) == [ago(n) for n in range(days, -1, -1)]

@@ -46,3 +46,12 @@ def test_no_fewer_windows_would_do(days: set[date], limit: int) -> None:
             apart, last = apart + 1, day
 
     assert len(windows_covering(days, limit)) == apart
+
+
+@given(st.sets(DAYS, max_size=60), st.sets(DAYS, max_size=20), st.integers(1, 90))
+def test_no_window_reaches_over_a_day_to_avoid(days: set[date], avoid: set[date], limit: int) -> None:
+    windows = windows_covering(days - avoid, limit, avoid)
+
+    assert all(any(day in window for window in windows) for day in days - avoid)
+    assert not any(day in window for window in windows for day in avoid)
+    assert all(left.last < right.first for left, right in pairwise(windows))

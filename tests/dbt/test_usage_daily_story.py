@@ -246,7 +246,7 @@ def test_what_a_mart_says_about_its_columns_is_in_the_database(story: Story) -> 
     undocumented = story.dbt.warehouse.query(
         "select c.relname, a.attname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
         " join pg_attribute a on a.attrelid = c.oid and a.attnum > 0"
-        " where n.nspname = 'marts' and c.relkind = 'r' and col_description(c.oid, a.attnum) is null"
+        " where n.nspname = 'marts' and c.relkind in ('r', 'v') and col_description(c.oid, a.attnum) is null"
     )
 
     assert undocumented == []

@@ -86,8 +86,13 @@ def test_every_file_parses_without_network_database_or_process(parsed: dict[str,
     assert parsed["database_drivers"] == []
 
 
-def test_every_provider_has_its_dag_and_the_marts_have_theirs(parsed: dict[str, Any]) -> None:
-    assert set(parsed["dags"]) == {f"{name}_usage" for name in providers.names()} | {"usage_marts"}
+def test_every_provider_has_its_dag_and_so_have_the_marts_and_housekeeping(parsed: dict[str, Any]) -> None:
+    others = {"usage_marts", "usage_housekeeping"}
+    assert set(parsed["dags"]) == {f"{name}_usage" for name in providers.names()} | others
+
+
+def test_housekeeping_does_three_things_that_do_not_wait_for_each_other(parsed: dict[str, Any]) -> None:
+    assert parsed["dags"]["usage_housekeeping"]["tasks"] == {"check": [], "clean": [], "tell": []}
 
 
 @pytest.mark.parametrize("name", providers.names())

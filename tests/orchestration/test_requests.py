@@ -41,7 +41,8 @@ def test_the_future_is_cut_off() -> None:
         ("1 August", None, "not a day"),
         ("2026-02-30", None, "not a day"),
         ("{{ conn.secret }}", None, "not a day"),
-        ("1900-01-01", "2026-08-01", "more than"),
+        ("2020-01-01", "2026-08-01", "more than"),
+        ("0001-01-01", "0001-01-01", "older than any source"),
     ],
 )
 def test_dates_that_make_no_sense_are_refused_with_what_to_do(first: str, last: str | None, told: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 
 import pytest
 
 from ai_usage.core.errors import ConfigurationInvalid, SourceUnavailable
-from ai_usage.orchestration.sources import discover
+from ai_usage.orchestration.sources import discover, next_run
 from ai_usage.providers.aws_bedrock import PROVIDER
 from tests.orchestration.test_clients import in_a_task
 
@@ -107,3 +108,13 @@ def test_an_airflow_that_does_not_answer_is_not_taken_for_no_connections(monkeyp
     in_a_task(monkeypatch, ErrorResponse(error=ErrorType.API_SERVER_ERROR))
     with pytest.raises(SourceUnavailable):
         discover(PROVIDER)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "due"),
+    [("5 * * * *", "2026-03-01T10:05"), ("45 */6 * * *", "2026-03-01T12:45"), ("*/10 * * * *", "2026-03-01T10:10")],
+)
+def test_the_next_run_is_the_schedules_next_minute_in_utc(schedule: str, due: str) -> None:
+    now = datetime(2026, 3, 1, 10, 4, 30, tzinfo=UTC)
+
+    assert next_run(schedule, now) == datetime.fromisoformat(due).replace(tzinfo=UTC)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ai_usage.orchestration.transform import Transformed, TransformFailed, transform
+from ai_usage.orchestration.transform import Transformed, TransformFailed, check_all_history, transform
 from tests.dbt.bedrock_ledger import BedrockLedger, record
 from tests.support.warehouse import TestWarehouse
 
@@ -49,6 +49,13 @@ def requests(warehouse: TestWarehouse) -> list[tuple[date, int]]:
     return warehouse.query("select usage_date, requests::int from marts.usage_daily order by 1")
 
 
+def problems(warehouse: TestWarehouse) -> list[tuple[str, str, str, str | None]]:
+    return warehouse.query(
+        "select provider, kind, severity, resolution from ops.problem"
+        " where connection_id = 'usage_marts' and scope is null and stream is null and topic = 'transform'"
+    )
+
+
 def test_what_was_pending_is_built_and_taken_off_the_list(
     warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
 ) -> None:
@@ -62,15 +69,20 @@ def test_what_was_pending_is_built_and_taken_off_the_list(
     )
     assert results == [(done.nodes_ok, done.nodes_ok)]
     assert warehouse.query("select succeeded, pairs_rebuilt from ops.dbt_run") == [(True, 1)]
+    assert problems(warehouse) == []
 
 
-def test_with_nothing_pending_dbt_is_not_even_started(
+def test_the_first_build_is_made_though_nothing_is_pending_and_then_dbt_is_not_even_started(
     warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
 ) -> None:
     ledger.consume(ledger.pending())
 
-    assert run(warehouse, repository, target, "run") == Transformed(pairs=0)
-    assert warehouse.query("select * from ops.dbt_run") == []
+    first, second = (run(warehouse, repository, target, f"run {n}") for n in range(2))
+
+    assert (first.pairs, second) == (0, Transformed(pairs=0))
+    assert first.nodes_ok > 50
+    assert warehouse.query("select run_id, succeeded from ops.dbt_run") == [("run 0", True)]
+    assert warehouse.query("select count(*) > 0 from marts.settlement_recommendations") == [(True,)]
 
 
 def test_a_failure_names_the_node_and_a_retry_goes_on_there_with_what_was_claimed(
@@ -85,6 +97,7 @@ def test_a_failure_names_the_node_and_a_retry_goes_on_there_with_what_was_claime
         run(warehouse, repository, target, "second")
 
     assert requests(warehouse) == [(DAY, 10)], "readers lost the last good build"
+    assert problems(warehouse) == [("-", "transform_failed", "error", None)]
     warehouse.query("grant select on raw.aws_bedrock_metrics to ai_usage_transformer")
     load(ledger, NEXT_DAY, 5)  # arrives between the tries: not claimed by this run
 
@@ -96,9 +109,25 @@ def test_a_failure_names_the_node_and_a_retry_goes_on_there_with_what_was_claime
         ("retry", True),
     ]
     assert warehouse.query("select distinct usage_date, claimed_by from ops.pending_rebuild") == [(NEXT_DAY, None)]
+    assert problems(warehouse) == [("-", "transform_failed", "error", "recovered")]
     run(warehouse, repository, target, "third")
     assert requests(warehouse) == [(DAY, 20), (NEXT_DAY, 5)]
     assert ledger.pending() == []
+
+
+def test_a_test_over_all_of_history_finds_what_no_transform_would_look_at_again(
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+) -> None:
+    run(warehouse, repository, target, "run")
+    load(ledger, NEXT_DAY, 5)
+    warehouse.query("update marts.usage_daily set requests = 11 where usage_date = %s", DAY)
+    run(warehouse, repository, target, "next day")
+
+    with pytest.raises(TransformFailed, match="usage_daily_adds_up_to_the_meters"):
+        check_all_history(warehouse.warehouse, "check", project=repository / "dbt_project", target=target)
+
+    assert warehouse.query("select succeeded, nodes_failed from ops.dbt_run where command = 'test'") == [(False, 1)]
+    assert problems(warehouse) == [], "the marts are up to date all the same"
 
 
 def test_a_transform_that_was_killed_leaves_its_days_to_the_next(

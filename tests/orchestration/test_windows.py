@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from ai_usage.core.contract import Connection, Scope
-from ai_usage.core.errors import CredentialRejected, ResponseInvalid, SourceUnavailable, UsageError
+from ai_usage.core.errors import CredentialRejected, PermissionMissing, SourceUnavailable, UsageError
 from ai_usage.core.http import Limits
 from ai_usage.orchestration import sync
 from ai_usage.orchestration.warehouse_connection import open_warehouse
@@ -70,22 +70,21 @@ def stories(warehouse: TestWarehouse) -> list[str]:
     ]
 
 
-def test_an_answer_that_makes_no_sense_leaves_the_other_windows_alone(
+def test_an_answer_that_makes_no_sense_once_is_made_good_in_the_same_run(
     connected: TestWarehouse, sandbox: Sandbox
 ) -> None:
-    today = sandbox.clock.today()
     sandbox.faults.add("missing_field", operation="completions", times=1)
 
-    failure = read_completions(sandbox)
+    assert read_completions(sandbox) is None
 
-    assert isinstance(failure, ResponseInvalid)
-    assert sandbox.requests.count(operation="completions") == WINDOWS
-    # The newest days are asked for first, so it is theirs that failed.
-    assert failed_days(connected) == (today - timedelta(days=30), today)
-    assert stories(connected) == ["response_invalid"], "told as recovered while days are still lacking"
-    assert read_completions(sandbox, "next run") is None
+    # The newest window is asked for first, and again in two halves.
+    assert sandbox.requests.count(operation="completions") == WINDOWS + 2
     assert failed_days(connected) is None
-    assert stories(connected) == ["response_invalid", "recovered"]
+    assert stories(connected) == [], "nobody needs to know"
+    outcomes = connected.query(
+        "select outcome, count(*) from ops.extraction where run_id = 'run' group by 1 order by 1"
+    )
+    assert outcomes == [("failed", 1), ("loaded", WINDOWS + 1)], "the journal tells what happened"
 
 
 def test_a_key_that_is_refused_is_not_shown_for_every_window(connected: TestWarehouse, sandbox: Sandbox) -> None:
@@ -146,9 +145,9 @@ def test_a_scope_that_fails_leaves_those_it_shares_a_task_with_alone(
     (work,) = plan_parts(sandbox, provider)
     for part in work["parts"]:
         part["windows"]["embeddings"] = part["windows"]["embeddings"][-1:]
-    sandbox.faults.add("missing_field", operation="embeddings", after=2, times=1)
+    sandbox.faults.add("access_denied", operation="embeddings", after=2, times=1)
 
-    with pytest.raises(ResponseInvalid):
+    with pytest.raises(PermissionMissing):
         sync.extract_and_load(provider, open_warehouse(), work, "run")
 
     states = connected.query("select scope, outcome from ops.extraction where run_id = 'run' order by 1")

@@ -338,7 +338,7 @@ def test_a_key_for_analytics_alone_reads_them_for_the_organisation_that_the_conn
 
 def test_a_key_of_another_organisation_is_refused(sandbox: Sandbox) -> None:
     one = connection(sandbox, account_id=RESEARCH.id)
-    assert checks(one)["key"].kind == "configuration_invalid"
+    assert checks(one)["key"].kind == "wrong_account"
     with pytest.raises(ConfigurationInvalid, match=f"belongs to the organisation {PRODUCTION.id}"):
         extract(one)
 
@@ -398,7 +398,7 @@ def test_a_history_from_before_the_analytics_reports_is_refused_before_anybody_e
 def test_the_form_offers_the_settings_that_the_provider_reads(sandbox: Sandbox) -> None:
     fields: Mapping[str, Any] = CONNECTION_TYPE["conn-fields"]
     assert CONNECTION_TYPE["connection-type"] == PROVIDER.connection_type
-    assert set(fields) == {"account_name", "account_id", "start_date", "reports"}
+    assert set(fields) == {"account_name", "account_id", "start_date", "lookback_days", "reports"}
     for choice in fields["reports"]["schema"]["enum"]:
         reports = provider().check(connection(sandbox, reports=choice, start_date="2026-07-01"))
         assert next(iter(reports)).passed

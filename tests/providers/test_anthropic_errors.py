@@ -241,9 +241,10 @@ REFUSED = [
     Trouble("empty_pages", "response_invalid"),
     Trouble("page_twice", None, beside=("small_pages",), only="classic"),
     Trouble("page_twice", "source_unavailable", beside=("small_pages",), only="analytics"),
-    Trouble("page_repeated", "response_invalid", beside=("small_pages",), only="classic"),
+    # Asked for by itself, a day has one page only, and nothing that could be left out: the parts of the window are exact.
+    Trouble("page_repeated", None, beside=("small_pages",), only="classic"),
     Trouble("page_repeated", "source_unavailable", beside=("small_pages",), only="analytics"),
-    Trouble("bucket_missing", "response_invalid", only="classic"),
+    Trouble("bucket_missing", None, only="classic"),
     Trouble("bucket_twice", "response_invalid", only="classic"),
     Trouble("unaligned_buckets", "response_invalid"),
     Trouble("missing_field", "response_invalid"),
@@ -286,7 +287,7 @@ def test_a_fault_ends_in_the_truth_or_in_an_event_and_untouched_slices(
             assert stored(warehouse) == truth
         else:
             assert {failure.kind for failure in failures} == {trouble.event}
-            assert stored(warehouse) == before
+            assert_every_slice_is_old_or_new(stored(warehouse), before, truth)
             events = set(warehouse.query("select kind, action <> '' from ops.event where severity = 'error'"))
             assert events == {(trouble.event, True)}
             assert load(warehouse, one, "run after it") == []
@@ -304,11 +305,11 @@ def test_amounts_as_numbers_and_tokens_as_texts_leave_their_slices_alone(
     sandbox: Sandbox, warehouse: TestWarehouse
 ) -> None:
     sandbox.faults.add("amount_as_number", operation="cost_report")
-    assert [failure.kind for failure in load(warehouse, connection(sandbox))] == ["response_invalid"]
+    assert {failure.kind for failure in load(warehouse, connection(sandbox))} == {"response_invalid"}
     assert {stream for stream, *_ in stored(warehouse)} == {"usage"}
     sandbox.faults.clear()
     sandbox.faults.add("tokens_as_text", operation="usage_report/messages")
-    assert [failure.kind for failure in load(warehouse, connection(sandbox), "next")] == ["response_invalid"]
+    assert {failure.kind for failure in load(warehouse, connection(sandbox), "next")} == {"response_invalid"}
     assert {stream for stream, *_ in stored(warehouse)} == {"usage", "costs"}
 
 
@@ -335,11 +336,18 @@ def load(warehouse: TestWarehouse, one: Connection, run_id: str = "run") -> list
             place = Place(anthropic.name, one.connection_id, stream.name, scope.name)
             ledger.expect_slices(session, place, Window(FIRST, LAST))
     summary = sync.Summary(label="", slices_changed=0, records_written=0, calls=0)
-    reader = sync._ScopeReader(anthropic, warehouse.warehouse, one, scope, run_id, summary)
+    reader = sync.ScopeReader(anthropic, warehouse.warehouse, one, scope, run_id, summary)
     return [failure for stream in anthropic.streams for failure in reader.read(stream, [Window(FIRST, LAST)])]
 
 
 Rows = list[tuple[str, date, str]]
+
+
+def assert_every_slice_is_old_or_new(now: Rows, before: Rows, truth: Rows) -> None:
+    """A window that makes no sense is asked for in parts: the days that do are new, the others as they were."""
+    for place in {row[:2] for row in (*now, *before, *truth)}:
+        found, old, new = ([row for row in rows if row[:2] == place] for rows in (now, before, truth))
+        assert found in (old, new), place
 
 
 def stored(warehouse: TestWarehouse) -> Rows:

@@ -301,7 +301,7 @@ def test_a_region_with_nothing_to_read_passes_with_a_warning(sandbox: Sandbox) -
         ({"key": "AKIANOBODYKNOWSTHIS1"}, "credential", "credential_rejected"),
         ({"secret": "wrong"}, "credential", "credential_rejected"),
         ({"key": "EXPIREDSANDBOX", "token": "old"}, "credential", "credential_rejected"),
-        ({"account_id": "111122223333"}, "account", "configuration_invalid"),
+        ({"account_id": "111122223333"}, "account", "wrong_account"),
     ],
     ids=["bad key", "bad secret", "expired", "wrong account"],
 )

@@ -92,7 +92,7 @@ def test_a_good_token_passes_every_check_and_says_whose_it_is(sandbox: Sandbox) 
 def test_a_personal_token_is_not_mistaken_for_the_organizations(sandbox: Sandbox) -> None:
     found = checks(sandbox, account=TINKERER, account_id="sandbox-studio")
     assert found["token"].passed is False
-    assert found["token"].kind == "configuration_invalid"
+    assert found["token"].kind == "wrong_account"
     assert "belongs to the user sandbox-tinkerer, the connection says sandbox-studio" in found["token"].message
     assert found["predictions"].passed is found["trainings"].passed is None
     with pytest.raises(ConfigurationInvalid, match="belongs to the user"):

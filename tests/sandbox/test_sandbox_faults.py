@@ -300,7 +300,9 @@ def test_every_fault_is_described_where_people_look() -> None:
     docstrings = f"{sandbox.faults.__doc__}\n{sandbox.simulators.aws_bedrock.__doc__}"
     in_docstrings = set(re.findall(r"^([a-z_]+_?[a-z_]*)  +\S", docstrings, re.MULTILINE)) - {"kind"}
     readme = (Path(sandbox.faults.__file__).parent / "README.md").read_text()
-    in_readme = set(re.findall(r"^\| `([a-z_]+)` \| (?:refusal|delivery|delay|CloudWatch)", readme, re.MULTILINE))
+    in_readme = set(
+        re.findall(r"^\| `([a-z_]+)` \| (?:refusal|gateway|delivery|delay|CloudWatch)", readme, re.MULTILINE)
+    )
 
     assert in_docstrings == KINDS
     assert in_readme == KINDS

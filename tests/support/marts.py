@@ -46,11 +46,26 @@ def assert_marts_equal_the_truth(
     today, absent = sandbox.clock.today(), set(without_accounts)
     truth = sandbox.truth.expected_usage_daily(provider, first, today)
     daily = usage_daily(warehouse, provider)
-    assert added_up(daily, KEYS, MEASURES) == added_up(_others(truth, absent), KEYS, MEASURES)
+    _assert_same(added_up(daily, KEYS, MEASURES), added_up(_others(truth, absent), KEYS, MEASURES))
     assert len(daily) == len(_others(truth, absent)), "a day, account, region and model has more than one row"
     finest = _others(sandbox.truth.expected_detail(provider, first, today), absent)
     detail = usage_daily_detail(warehouse, provider)
-    assert added_up(detail, DETAIL_KEYS, DETAIL_MEASURES) == added_up(finest, DETAIL_KEYS, DETAIL_MEASURES)
+    _assert_same(added_up(detail, DETAIL_KEYS, DETAIL_MEASURES), added_up(finest, DETAIL_KEYS, DETAIL_MEASURES))
+
+
+def _assert_same(stored: Places, true: Places) -> None:
+    """Compare, and tell of the first places that differ what is stored and what is true."""
+    differing = [place for place in stored.keys() | true.keys() if stored.get(place) != true.get(place)]
+    told = []
+    for place in sorted(differing, key=repr)[:5]:
+        have, want = stored.get(place), true.get(place)
+        names = sorted(
+            name for name in {**(have or {}), **(want or {})} if (have or {}).get(name) != (want or {}).get(name)
+        )
+        told.append(
+            f"{place}: stored {have and {n: have[n] for n in names}}, true {want and {n: want[n] for n in names}}"
+        )
+    assert not differing, f"{len(differing)} places differ:\n" + "\n".join(told)
 
 
 def _others(rows: Iterable[Row], accounts: set[str]) -> list[Row]:

@@ -87,10 +87,10 @@ class Cluster:
         self.postgres.remove()
 
     @contextlib.contextmanager
-    def warehouse(self) -> Iterator[TestWarehouse]:
-        """Make a database from the template; drop it afterwards."""
+    def warehouse(self, like: TestWarehouse | None = None) -> Iterator[TestWarehouse]:
+        """Make a database from the template, or as a copy of another one; drop it afterwards."""
         name = f"warehouse_{next(self._numbers)}"
-        self._execute("create database {} template {}", name, _TEMPLATE)
+        self._execute("create database {} template {}", name, like.warehouse.dbname if like else _TEMPLATE)
         with psycopg.connect(self.postgres.dsn(name)) as admin:
             ensure_database_settings(admin)  # a template does not hand on what is set for the database as a whole
         try:

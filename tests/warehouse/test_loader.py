@@ -11,8 +11,10 @@ import pytest
 
 from ai_usage.core.contract import Journal, Record
 from ai_usage.core.errors import ResponseInvalid, SourceUnavailable, WarehouseUnavailable
-from ai_usage.warehouse import loader
-from tests.support.loading import STREAM, begin, day, expected, load, prepare, records, stored
+from ai_usage.core.slices import Window
+from ai_usage.warehouse import ledger, loader
+from ai_usage.warehouse.roles import LOADER
+from tests.support.loading import PLACE, STREAM, begin, day, expected, load, prepare, records, stored
 from tests.support.warehouse import TestWarehouse
 
 
@@ -221,3 +223,15 @@ def test_the_database_itself_refuses_a_second_current_version(place: TestWarehou
             from ops.load
             """
         )
+
+
+def test_a_day_taken_out_of_the_ledger_comes_back_with_its_records_however_old_it_is(place: TestWarehouse) -> None:
+    load(place, 0, 2, records(0, 1, 2))
+    before = place.query("select usage_date, state, load_id from ops.slice order by usage_date")
+    place.query("delete from ops.slice where usage_date = %s", day(1))
+
+    with place.warehouse.session(LOADER) as session:
+        ledger.expect_slices(session, PLACE, Window(day(0), day(2)))
+        ledger.retire_gaps(session, PLACE, day(100))
+
+    assert place.query("select usage_date, state, load_id from ops.slice order by usage_date") == before

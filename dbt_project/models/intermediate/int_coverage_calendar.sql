@@ -2,7 +2,12 @@
     config(
         incremental_strategy='replace_changed',
         unique_key=['provider', 'usage_date'],
-        indexes=[{'columns': ['usage_date', 'provider']}],
+        full_refresh=false,
+        indexes=[
+            {'columns': ['usage_date', 'provider']},
+            {'columns': ['provider', 'account_id', 'usage_date']},
+            {'columns': ['provider', 'connection_id', 'stream', 'scope', 'usage_date']},
+        ],
         pre_hook='{{ hold_target() }}',
         post_hook='{{ analyse_new_table() }}',
     )
@@ -50,5 +55,6 @@ select
     load_id is not null as is_loaded,
     coalesce(record_count, 0) as record_count,
     preference = 1 as is_counted,
-    usage_date
+    usage_date,
+    extracted_at
 from ranked

@@ -11,7 +11,7 @@ with
 
 -- A scope's own account, and the accounts that only records name.
 accounts as (
-    select * from {{ distinct_by_index(ref('coverage_calendar'), ['provider', 'account_id']) }} as scoped
+    select * from {{ distinct_by_index(ref('int_coverage_calendar'), ['provider', 'account_id']) }} as scoped
     union
     select * from {{ distinct_by_index(ref('usage_daily'), ['provider', 'account_id']) }} as recorded
 ),
@@ -23,7 +23,7 @@ days as (
         least(
             (
                 select min(slices.usage_date)
-                from {{ ref('coverage_calendar') }} as slices
+                from {{ ref('int_coverage_calendar') }} as slices
                 where slices.provider = accounts.provider and slices.account_id = accounts.account_id
             ),
             (
@@ -35,7 +35,7 @@ days as (
         greatest(
             (
                 select max(slices.usage_date)
-                from {{ ref('coverage_calendar') }} as slices
+                from {{ ref('int_coverage_calendar') }} as slices
                 where slices.provider = accounts.provider and slices.account_id = accounts.account_id
             ),
             (
@@ -55,9 +55,10 @@ select
     days.first_usage_date,
     days.last_usage_date
 from days
-left join {{ ref('coverage_calendar') }} as last_slices
+left join {{ ref('int_coverage_calendar') }} as last_slices
     on
         days.provider = last_slices.provider
         and days.account_id = last_slices.account_id
         and days.last_usage_date = last_slices.usage_date
+        and last_slices.is_counted
 group by days.provider, days.account_id, days.first_usage_date, days.last_usage_date

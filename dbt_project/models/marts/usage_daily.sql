@@ -16,8 +16,10 @@ details as (
 ),
 
 slices as (
-    select * from {{ ref('coverage_calendar') }}
-    {{ only_changed(['provider', 'usage_date']) }}
+    select * from {{ ref('int_coverage_calendar') }}
+    where
+        is_counted
+        {{ only_changed(['provider', 'usage_date'], keyword='and') }}
 ),
 
 -- A stream that was asked and had nothing takes nothing away from the certainty of the others; one that had nothing yet

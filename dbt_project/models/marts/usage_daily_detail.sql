@@ -14,8 +14,10 @@
 with
 
 slices as (
-    select * from {{ ref('coverage_calendar') }}
-    {{ only_changed(['provider', 'usage_date']) }}
+    select * from {{ ref('int_coverage_calendar') }}
+    where
+        is_counted
+        {{ only_changed(['provider', 'usage_date'], keyword='and') }}
 ),
 
 meters as (

@@ -31,6 +31,12 @@ CONNECTION_TYPE: dict[str, Any] = {
             "description": "YYYY-MM-DD, UTC: how far back the initial history goes. Without it: 365 days.",
             "schema": {"type": ["string", "null"], "format": "date"},
         },
+        "lookback_days": {
+            "label": "Look-back in days",
+            "description": 'How many days back every run reads again, settled or not: a number, or "recommended". Without '
+            "it: what this version of the project says.",
+            "schema": {"type": ["string", "null"]},
+        },
         "reports": {
             "label": "Reports",
             "description": "classic; or analytics, Anthropic's newer reports in beta, which also count requests.",

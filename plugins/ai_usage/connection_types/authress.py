@@ -59,5 +59,11 @@ CONNECTION_TYPE: dict[str, Any] = {
             "description": "YYYY-MM-DD, UTC: where history begins. Without it: 365 days ago; never before the first object.",
             "schema": {"type": ["string", "null"], "format": "date"},
         },
+        "lookback_days": {
+            "label": "Look-back in days",
+            "description": 'How many days back every run reads again, settled or not: a number, or "recommended". Without '
+            "it: what this version of the project says.",
+            "schema": {"type": ["string", "null"]},
+        },
     },
 }

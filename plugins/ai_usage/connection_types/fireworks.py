@@ -27,6 +27,12 @@ CONNECTION_TYPE: dict[str, Any] = {
             "description": "YYYY-MM-DD, UTC: where history begins. Without it: 365 days ago.",
             "schema": {"type": ["string", "null"], "format": "date"},
         },
+        "lookback_days": {
+            "label": "Look-back in days",
+            "description": 'How many days back every run reads again, settled or not: a number, or "recommended". Without '
+            "it: what this version of the project says.",
+            "schema": {"type": ["string", "null"]},
+        },
         "readings_per_run": {
             "label": "Readings per run",
             "description": "How often a run reads the gauges of dedicated deployments, a minute apart, while any is up. "

@@ -33,5 +33,11 @@ CONNECTION_TYPE: dict[str, Any] = {
             "stay missing.",
             "schema": {"type": ["string", "null"], "format": "date"},
         },
+        "lookback_days": {
+            "label": "Look-back in days",
+            "description": 'How many days back every run reads again, settled or not: a number, or "recommended". Without '
+            "it: what this version of the project says.",
+            "schema": {"type": ["string", "null"]},
+        },
     },
 }

@@ -32,6 +32,12 @@ CONNECTION_TYPE: dict[str, Any] = {
             "description": "YYYY-MM-DD, UTC: where history begins. Without it: 365 days ago.",
             "schema": {"type": ["string", "null"], "format": "date"},
         },
+        "lookback_days": {
+            "label": "Look-back in days",
+            "description": 'How many days back every run reads again, settled or not: a number, or "recommended". Without '
+            "it: what this version of the project says.",
+            "schema": {"type": ["string", "null"]},
+        },
         "per_key": {
             "label": "Numbers per API key",
             "description": "Tells usage and costs of a project apart by the id of the API key. Costs no further call.",

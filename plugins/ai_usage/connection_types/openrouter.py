@@ -33,6 +33,12 @@ CONNECTION_TYPE: dict[str, Any] = {
             "365 days.",
             "schema": {"type": ["string", "null"], "format": "date"},
         },
+        "lookback_days": {
+            "label": "Look-back in days",
+            "description": 'How many days back every run reads again, settled or not: a number, or "recommended". Without '
+            "it: what this version of the project says.",
+            "schema": {"type": ["string", "null"]},
+        },
         "per_key": {
             "label": "Numbers per API key",
             "description": "Costs one more call for each API key in every run.",

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ai_usage.core.errors import UsageError
 from ai_usage.core.slices import WHOLE_CONNECTION, Window
+from ai_usage.core.texts import plain
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class Check:
     kind: str | None = None
     scope: str | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plain(self.name))
+        object.__setattr__(self, "message", plain(self.message))
+        object.__setattr__(self, "action", self.action and plain(self.action))
+
     @classmethod
     def failed(cls, name: str, error: UsageError, scope: str | None = None) -> Check:
         """Return the answer that an error is."""
@@ -114,6 +120,9 @@ class Note:
     message: str
     action: str | None = None
     is_news: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", plain(self.message))
 
 
 @dataclass
@@ -215,6 +224,10 @@ class Provider(ABC):
     """
     documentation: ClassVar[Mapping[str, str]]
     """Title → address of the provider's own pages."""
+    if_empty: ClassVar[str]
+    """What to look at first when the connection works and nothing was used; one or two plain sentences."""
+    revoke: ClassVar[str]
+    """One sentence for whoever disconnects: what to take back at the provider."""
     reads: ClassVar[tuple[str, ...]]
     never_reads: ClassVar[tuple[str, ...]]
 

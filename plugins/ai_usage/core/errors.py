@@ -5,6 +5,7 @@ What can go wrong, named for what the reader does next.
 
     UsageError
     ├── ConfigurationInvalid    correct the connection
+    │   └── WrongAccount            put the right credential in, or add a connection
     ├── CredentialRejected      make a new credential
     ├── PermissionMissing       grant the named permission
     ├── NotEntitled             buy the plan, or leave the source out
@@ -23,6 +24,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ai_usage.core.texts import plain, without_keys
+
 
 class UsageError(Exception):
     """
@@ -40,13 +43,16 @@ class UsageError(Exception):
     """Whether trying again without a person's help is pointless."""
     is_of_one_answer: ClassVar[bool] = False
     """Whether it says nothing about other answers of the same source: they are still worth asking for."""
+    is_list: ClassVar[bool] = False
+    """Whether it sums up others, one a line; any other error is one line, whatever a provider's names hold."""
 
     def __init__(
         self, happened: str, *, action: str, connection_id: str | None = None, scope: str | None = None
     ) -> None:
+        happened = without_keys(happened) if self.is_list else plain(happened)
         super().__init__(happened)
         self.happened = happened
-        self.action = action
+        self.action = plain(action)
         self.connection_id = connection_id
         self.scope = scope
 
@@ -68,6 +74,12 @@ class ConfigurationInvalid(UsageError):
     """The connection or a setting is wrong; nothing was asked of the provider."""
 
     kind = "configuration_invalid"
+
+
+class WrongAccount(ConfigurationInvalid):
+    """The credential belongs to another account than the connection or its history: nothing of it is filed here."""
+
+    kind = "wrong_account"
 
 
 class CredentialRejected(UsageError):
@@ -163,3 +175,8 @@ class Unexpected(UsageError):
 
     kind = "unexpected"
     is_permanent = False
+    is_of_one_answer = True
+
+
+KINDS_OF_ONE_ANSWER = frozenset({ResponseInvalid.kind, Unexpected.kind})
+"""The kinds of error that are about one answer, and say nothing about the source."""

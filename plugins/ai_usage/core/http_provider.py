@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -55,6 +55,7 @@ class HttpProvider(Provider):
         connection_id: str,
         options: Mapping[str, Any] = MappingProxyType({}),
         base_url: str | None = None,
+        secrets: Iterable[str] = (),
         journal: Journal | None = None,
         limits: Limits | None = None,
         sleep: Callable[[float], object] = time.sleep,
@@ -63,6 +64,7 @@ class HttpProvider(Provider):
         Return a client that holds the key. Nothing is asked yet.
 
         :param base_url: an address in place of the provider's own.
+        :param secrets: what else of the connection nobody may read, beside the key.
         :param limits: bounds in place of the provider's own.
         :raises ConfigurationInvalid: if the key or the address cannot be used.
         """
@@ -76,6 +78,7 @@ class HttpProvider(Provider):
             connection_id=connection_id,
             headers=headers,
             secret_headers=secret_headers,
+            secrets=[key, *secrets],
             journal=journal,
             limits=limits or self.limits,
             explain=self.explain,

@@ -7,7 +7,8 @@ marts speak of nothing smaller. Days are UTC, windows include both ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -89,12 +90,21 @@ def midnight(day: date) -> datetime:
     return datetime.combine(day, time(), tzinfo=UTC)
 
 
-def windows_covering(days: Iterable[date], max_days: int) -> list[Window]:
-    """Return the fewest windows of at most ``max_days`` that hold all the days, each trimmed to days that are needed."""
+def windows_covering(days: Iterable[date], max_days: int, avoid: Collection[date] = ()) -> list[Window]:
+    """
+    Return the fewest windows of at most ``max_days`` that hold all the days, each trimmed to days that are needed.
+
+    :param avoid: days that no window may span, because they would spoil the answer for the others.
+    """
+    borders = sorted(set(avoid))
     windows: list[Window] = []
     for day in sorted(set(days)):
-        if windows and (day - windows[-1].first).days < max_days:
+        if windows and (day - windows[-1].first).days < max_days and not _any_between(borders, windows[-1].last, day):
             windows[-1] = Window(windows[-1].first, day)
         else:
             windows.append(Window(day, day))
     return windows
+
+
+def _any_between(ordered: Sequence[date], after: date, before: date) -> bool:
+    return bisect_left(ordered, before) > bisect_right(ordered, after)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from typing import Any
 
 from ai_usage.core.contract import Provider
@@ -35,6 +36,14 @@ def discover(provider: Provider) -> list[str]:
     found += _from_variable(provider.name)
     found += _from_environment(provider.name)
     return list(dict.fromkeys(found))
+
+
+def next_run(schedule: str, after: datetime) -> datetime:
+    """Return when a cron schedule in UTC is due next."""
+    from croniter import croniter  # type: ignore[import-untyped]
+
+    due: datetime = croniter(schedule, after).get_next(datetime)
+    return due
 
 
 def _from_variable(provider_name: str) -> list[str]:

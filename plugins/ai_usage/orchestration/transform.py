@@ -8,27 +8,25 @@ the next transform builds those days again.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ai_usage.core.errors import UsageError
-from ai_usage.warehouse.roles import TRANSFORMER
+from ai_usage.orchestration.dbt_process import APPLICATION, Dbt
+from ai_usage.warehouse import events
+from ai_usage.warehouse.place import Place
+from ai_usage.warehouse.roles import LOADER, TRANSFORMER
 from ai_usage.warehouse.session import Session, Warehouse
 
 log = logging.getLogger(__name__)
 
 # Any constant works; it only has to be the same in every process that transforms.
 _TRANSFORM_LOCK = 7_301_194_422
-_APPLICATION = "ai_usage_transform"
+_PLACE = Place("-", "usage_marts", None, None)
 _GOOD = {"success", "pass", "warn", "no-op", "skipped-by-design"}
 
 
@@ -74,20 +72,56 @@ def transform(
 
     Raises :class:`TransformFailed` naming the nodes that failed.
     """
-    with _one_at_a_time(warehouse) as session:
+    dbt = Dbt(warehouse, project, target)
+    with _told_as_a_story(warehouse, run_id), _one_at_a_time(warehouse) as session:
         _end_orphans(session)
-        resumes = is_retry and _was_last_in(session, run_id, target)
+        resumes = is_retry and _was_last_in(session, run_id, dbt)
         pairs = _claimed_by(session, run_id) if resumes else _claim(session, run_id)
-        if not pairs and not full_refresh:
+        # The first build has views to make that tell how things stand, also when nothing could be read yet.
+        if not pairs and not full_refresh and _was_ever_built(session):
             return Transformed(pairs=0)
-        command = _command(project, target, full_refresh=full_refresh, resumes=resumes)
-        exit_code = _run_dbt(command, _environment(warehouse))
-        done = _record(session, run_id, command, target, pairs, exit_code)
+        exit_code = dbt.run(*_command(dbt, full_refresh=full_refresh, resumes=resumes))
+        done = _record(session, run_id, "retry" if resumes else "build", dbt, pairs, exit_code)
         if exit_code:
-            raise _failure(target, exit_code)
+            raise _failure(dbt, exit_code)
+        _keep_recommendations(session)
         session.execute("delete from ops.pending_rebuild where claimed_by = %s", (run_id,))
         session.commit()
     return done
+
+
+def check_all_history(warehouse: Warehouse, run_id: str, *, project: Path, target: Path) -> Transformed:
+    """
+    Run every data test over all of history, where a transform tests the days that it changed. Builds nothing.
+
+    Raises :class:`TransformFailed` naming the tests that failed.
+    """
+    dbt = Dbt(warehouse, project, target)
+    with _one_at_a_time(warehouse) as session:
+        exit_code = dbt.run("test", "--exclude-resource-type", "unit_test")
+        done = _record(session, run_id, "test", dbt, 0, exit_code)
+        if exit_code:
+            raise _failure(dbt, exit_code)
+    return done
+
+
+@contextmanager
+def _told_as_a_story(warehouse: Warehouse, run_id: str) -> Iterator[None]:
+    """Open the transform's problem when it fails, and close it when it succeeds."""
+    try:
+        yield
+    except UsageError as error:
+        try:
+            with warehouse.session(LOADER) as session:
+                events.open_problem(
+                    session, _PLACE, "transform", error.kind, "error", error.happened, error.action, run_id
+                )
+        except UsageError as untold:
+            # The failure itself says more than that it could not be kept.
+            log.warning("The failure could not be kept as a problem: %s", untold)
+        raise
+    with warehouse.session(LOADER) as session:
+        events.close_problem(session, _PLACE, "transform", run_id)
 
 
 @contextmanager
@@ -108,7 +142,7 @@ def _end_orphans(session: Session) -> None:
         select pg_terminate_backend(pid) from pg_stat_activity
         where application_name = %s and usename = session_user and pid <> pg_backend_pid()
         """,
-        (_APPLICATION,),
+        (APPLICATION,),
     )
     session.commit()
 
@@ -133,105 +167,58 @@ def _claimed_by(session: Session, run_id: str) -> int:
     return int(row[0])
 
 
-def _was_last_in(session: Session, run_id: str, target: Path) -> bool:
+def _was_last_in(session: Session, run_id: str, dbt: Dbt) -> bool:
     """Tell whether dbt's artifacts are those of this run's failed try, so that ``dbt retry`` knows where to go on."""
     row = session.execute(
         "select invocation_id from ops.dbt_run where run_id = %s and not succeeded order by started_at desc limit 1",
         (run_id,),
     ).fetchone()
     session.commit()
-    return row is not None and _artifact(target).get("metadata", {}).get("invocation_id") == row[0]
+    return row is not None and dbt.artifact().get("metadata", {}).get("invocation_id") == row[0]
 
 
-def _command(project: Path, target: Path, *, full_refresh: bool, resumes: bool) -> list[str]:
-    common = ["--project-dir", str(project), "--profiles-dir", str(project), "--target-path", str(target)]
-    program = str(Path(sys.executable).with_name("dbt"))
-    dbt = [program, "--log-format", "json", "--no-use-colors", "--log-path", str(target / "logs")]
+def _was_ever_built(session: Session) -> bool:
+    row = session.execute(
+        "select exists (select from ops.dbt_run where succeeded and command in ('build', 'retry'))"
+    ).fetchone()
+    session.commit()
+    return bool(row and row[0])
+
+
+def _command(dbt: Dbt, *, full_refresh: bool, resumes: bool) -> list[str]:
     if resumes:
-        return [*dbt, "retry", *common, "--state", str(target)]
+        return ["retry", "--state", str(dbt.target)]
     # Unit tests try the models' logic on made-up rows: that is for whoever changes them, not for every run.
-    build = [*dbt, "build", "--exclude-resource-type", "unit_test", *common]
+    build = ["build", "--exclude-resource-type", "unit_test"]
     return [*build, "--full-refresh"] if full_refresh else build
 
 
-def _environment(warehouse: Warehouse) -> dict[str, str]:
-    """Return dbt's environment: the login goes by here alone, never by arguments, which dbt writes to its artifacts."""
-    # dbt imports every top-level module named dbt_* that it can find, so Airflow's path additions stay out.
-    inherited = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
-    return inherited | {
-        "AI_USAGE_DB_HOST": warehouse.host,
-        "AI_USAGE_DB_PORT": str(warehouse.port),
-        "AI_USAGE_DB_NAME": warehouse.dbname,
-        "AI_USAGE_DB_USER": warehouse.user,
-        "DBT_ENV_SECRET_AI_USAGE_DB_PASSWORD": warehouse.password,
-        "AI_USAGE_DB_SSLMODE": warehouse.sslmode,
-        "AI_USAGE_DBT_APPLICATION": _APPLICATION,
-        # A reader that holds a table must not stop the transform for ever; dbt's own sessions notice a dead client.
-        "PGOPTIONS": "-c lock_timeout=10min -c client_connection_check_interval=10s",
-        "DO_NOT_TRACK": "1",
-        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-    }
-
-
-# A task that gets SIGKILL cannot end its child, and dbt would go on beside the next transform. Linux ends it for us: this
-# asks for a signal at the parent's death (prctl 1 is PR_SET_PDEATHSIG), and then becomes dbt.
-_END_WITH_PARENT = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def _run_dbt(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run dbt, hand its events to the log as they come, and return its exit code. dbt ends with us, however we end."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _END_WITH_PARENT, str(os.getpid()), *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+def _keep_recommendations(session: Session) -> None:
+    """Keep what the settlement of the last months recommends as look-back, for the planner."""
+    session.execute(
+        """
+        delete from ops.lookback as kept
+        where not exists (
+            select from marts.settlement_recommendations as told
+            where told.provider = kept.provider and told.stream = kept.stream
+                and told.recommended_lookback_days is not null
+        )
+        """
     )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            _log_event(line)
-        return process.wait()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    session.execute(
+        """
+        insert into ops.lookback as kept (provider, stream, recommended_days, observed_days)
+        select provider, stream, recommended_lookback_days, observed_days from marts.settlement_recommendations
+        where recommended_lookback_days is not null
+        on conflict (provider, stream) do update set recommended_days = excluded.recommended_days,
+            observed_days = excluded.observed_days, computed_at = excluded.computed_at
+        """
+    )
 
 
-_LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO}
-
-
-def _log_event(line: str) -> None:
-    try:
-        info = json.loads(line)["info"]
-        level, message = _LEVELS.get(info["level"], logging.DEBUG), info["msg"]
-    except (ValueError, KeyError, TypeError):
-        level, message = logging.INFO, line.rstrip()
-    if message.strip():
-        log.log(level, "dbt: %s", message)
-
-
-def _artifact(target: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((target / "run_results.json").read_text())
-        return content
-    except (OSError, ValueError):
-        return {}
-
-
-def _record(
-    session: Session, run_id: str, command: Sequence[str], target: Path, pairs: int, exit_code: int
-) -> Transformed:
+def _record(session: Session, run_id: str, command: str, dbt: Dbt, pairs: int, exit_code: int) -> Transformed:
     """Keep every node's result."""
-    artifact = _artifact(target)
+    artifact = dbt.artifact()
     results = artifact.get("results", [])
     ok = sum(result["status"] in _GOOD for result in results)
     done = Transformed(pairs, ok, len(results) - ok, sum(_rows(result) or 0 for result in results))
@@ -248,7 +235,7 @@ def _record(
         (
             invocation_id,
             run_id,
-            "retry" if "retry" in command else "build",
+            command,
             artifact["metadata"].get("invocation_started_at"),
             exit_code == 0,
             pairs,
@@ -288,10 +275,10 @@ def _rows(result: dict[str, Any]) -> int | None:
     return int(rows) if result["unique_id"].startswith("model.") and isinstance(rows, int) and rows >= 0 else None
 
 
-def _failure(target: Path, exit_code: int) -> TransformFailed:
+def _failure(dbt: Dbt, exit_code: int) -> TransformFailed:
     bad = [
         f"{result['unique_id'].split('.')[2]} ({result['status']}: {(result.get('message') or '').splitlines()[0:1]})"
-        for result in _artifact(target).get("results", [])
+        for result in dbt.artifact().get("results", [])
         if result["status"] in {"error", "fail", "runtime error"}
     ]
     what = "; ".join(bad[:5]) or f"dbt ended with exit code {exit_code} before it ran a model; the log above says why"

@@ -8,11 +8,12 @@ when they run, so that parsing a DAG file costs no more than Airflow itself.
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Asset, Param, TriggerRule, get_current_context, task
 
+from ai_usage.orchestration.deadlines import WatchedDag, deadline
 from ai_usage.orchestration.retries import RetryByKind
 
 if TYPE_CHECKING:
@@ -49,13 +50,14 @@ def usage_dag(provider_name: str, *, schedule: str, doc: str | None) -> DAG:
     :param schedule: cron expression in UTC; hourly for providers that report within the hour.
     :param doc: the page for the person on call, usually the DAG file's docstring.
     """
-    with DAG(
+    with WatchedDag(
         dag_id=f"{provider_name}_usage",
         schedule=schedule,
         start_date=datetime(2026, 1, 1),
         catchup=False,
         max_active_runs=1,
         params=PARAMS,
+        deadline=deadline(),
         tags=["usage", provider_name],
         doc_md=doc,
         default_args={
@@ -67,22 +69,26 @@ def usage_dag(provider_name: str, *, schedule: str, doc: str | None) -> DAG:
             "retry_policy": RetryByKind(),
         },
     ) as dag:
-        planned = _plan(provider_name)
+        planned = _plan(provider_name, schedule)
         loaded = _extract_load.partial(provider_name=provider_name).expand(work=planned)
-        loaded >> [_publish(provider_name), _verdict()]
+        loaded >> [_publish(provider_name), _verdict(provider_name)]
     return dag
 
 
 @task.short_circuit(task_id="plan")
-def _plan(provider_name: str) -> list[Work]:
+def _plan(provider_name: str, schedule: str) -> list[Work]:
     """Ask the ledger what is missing. A provider without a connection costs this one task and nothing more."""
     from ai_usage import providers
-    from ai_usage.orchestration.sources import discover
+    from ai_usage.orchestration.sources import discover, next_run
     from ai_usage.orchestration.sync import plan
     from ai_usage.orchestration.warehouse_connection import open_warehouse
+    from ai_usage.warehouse import ledger
+    from ai_usage.warehouse.roles import LOADER
 
-    provider = providers.load(provider_name)
+    provider, warehouse = providers.load(provider_name), open_warehouse()
     connection_ids = discover(provider)
+    with warehouse.session(LOADER) as session:
+        ledger.note_sources(session, provider, connection_ids, next_run(schedule, datetime.now(UTC)))
     if not connection_ids:
         log.info(
             "%s is not connected: there is no connection %s_default, and none is listed in the Variable"
@@ -91,7 +97,7 @@ def _plan(provider_name: str) -> list[Work]:
             provider_name,
         )
         return []
-    work = plan(provider, open_warehouse(), connection_ids, _request())
+    work = plan(provider, warehouse, connection_ids, _request())
     for piece in work:
         log.info("%s: %s", piece["label"], piece["parts"])
     if not work:
@@ -113,7 +119,7 @@ def _extract_load(provider_name: str, work: Work) -> Summary:
 
 @task(task_id="publish", trigger_rule=TriggerRule.ALL_DONE, outlets=[RAW_USAGE])
 def _publish(provider_name: str) -> None:
-    """Tell the transform that slices changed, with a summary; stay silent when none did."""
+    """Tell the transform that slices changed, with a summary; stay silent when none did and the marts exist."""
     from airflow.sdk.exceptions import AirflowSkipException
 
     from ai_usage.orchestration.warehouse_connection import open_warehouse
@@ -123,7 +129,9 @@ def _publish(provider_name: str) -> None:
     context: Any = get_current_context()
     with open_warehouse().session(LOADER) as session:
         pairs = ledger.pending_pairs(session)
-    if not pairs:
+        # A first connection that cannot be read changes no slice, and yet its status has to be seen.
+        is_first = not ledger.was_ever_built(session)
+    if not pairs and not is_first:
         raise AirflowSkipException("No slice changed: the marts are up to date.")
     summaries = _summaries(context)
     context["outlet_events"][RAW_USAGE].extra = {
@@ -137,15 +145,22 @@ def _publish(provider_name: str) -> None:
 
 # A failed source is told here once, however often its own task was tried; trying to tell it again helps nobody.
 @task(task_id="verdict", trigger_rule=TriggerRule.ALL_DONE)
-def _verdict() -> None:
-    """Fail the run when any source failed, so that red means something to do and green means nothing to do."""
+def _verdict(provider_name: str) -> None:
+    """
+    Fail the run when any source failed, so that red means something to do and green means nothing to do.
+
+    Before that, people are told what is new.
+    """
+    from ai_usage.orchestration.notifications import after_run
     from ai_usage.orchestration.sync import verdict
     from ai_usage.orchestration.warehouse_connection import open_warehouse
     from ai_usage.warehouse import ledger
     from ai_usage.warehouse.roles import LOADER
 
     context: Any = get_current_context()
-    with open_warehouse().session(LOADER) as session:
+    warehouse = open_warehouse()
+    after_run(warehouse, context["dag_run"].dag_id, provider_name)
+    with warehouse.session(LOADER) as session:
         problems = [text for _, _, text in ledger.run_problems(session, _run_id(context))]
     log.info("%s", verdict(context["ti"].xcom_pull(task_ids="plan"), _summaries(context), problems))
 
@@ -162,5 +177,11 @@ def _run_id(context: Any) -> str:
 
 
 def _request() -> Request:
-    params: Any = get_current_context()["params"]
-    return {"first": params["from"], "last": params["to"], "connections": params["connections"]}
+    context: Any = get_current_context()
+    params = context["params"]
+    return {
+        "first": params["from"],
+        "last": params["to"],
+        "connections": params["connections"],
+        "by_hand": context["dag_run"].run_type == "manual",
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +127,7 @@ class AzureClient:
 
     :param cloud: whose addresses hold where no other is given.
     :param login_url: in place of the cloud's own, as are ``management_url`` and ``metrics_url``.
+    :param secrets: what else of the connection nobody may read, beside the principal's secret.
     :param sleep: how to wait; only tests give another.
     :param clock: tells seconds; only tests give another.
     """
@@ -140,6 +141,7 @@ class AzureClient:
         login_url: str | None = None,
         management_url: str | None = None,
         metrics_url: str | None = None,
+        secrets: Iterable[str] = (),
         journal: Journal | None = None,
         limits: Limits | None = None,
         sleep: Callable[[float], object] = time.sleep,
@@ -154,6 +156,7 @@ class AzureClient:
         self.journal = journal if journal is not None else Journal()
         self.connection_id = connection_id
         self._principal = principal
+        self._secrets = (principal.secret, *secrets)
         self._cloud = cloud
         self._management_url = management_url or cloud.management
         self._metrics_url = metrics_url or cloud.metrics
@@ -161,7 +164,7 @@ class AzureClient:
         self._budget = Budget(self._limits.max_calls, self._limits.calls_per_minute, sleep=sleep)
         self._sleep = sleep
         self._clock = clock
-        self._login = self._new_client(login_url or cloud.login, explain_sign_in, secrets=[principal.secret])
+        self._login = self._new_client(login_url or cloud.login, explain_sign_in)
         self._tokens: dict[str, tuple[str, float]] = {}
         self._clients: dict[str, tuple[str, HttpClient]] = {}
 
@@ -232,6 +235,7 @@ class AzureClient:
             explain=explanation,
             budget=self._budget,
             sleep=self._sleep,
+            secrets=self._secrets,
             **secret,
         )
 
@@ -280,9 +284,10 @@ def explain_sign_in(refusal: Refusal) -> UsageError | None:
             action="Nothing to do at once: the next run asks again.",
         )
     if refusal.status in (400, 401, 403):
+        more = f" login.microsoftonline.com/error?code={code} says more." if shown == f"AADSTS{code}" else ""
         return CredentialRejected(
             f"Microsoft Entra refuses the sign-in ({shown}).",
-            action=f"Check login, password and tenantId. login.microsoftonline.com/error?code={code or '…'} says more.",
+            action=f"Check login, password and tenantId.{more}",
         )
     return None
 

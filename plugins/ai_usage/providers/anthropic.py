@@ -32,6 +32,7 @@ from ai_usage.core.errors import (
     PermissionMissing,
     ResponseInvalid,
     UsageError,
+    WrongAccount,
 )
 from ai_usage.core.http import Limits, Refusal
 from ai_usage.core.http_provider import HttpProvider
@@ -150,6 +151,11 @@ class Anthropic(HttpProvider):
         "Usage and cost analytics": "https://platform.claude.com/docs/en/manage-claude/usage-cost-analytics-api",
         "Admin API keys": "https://platform.claude.com/docs/en/manage-claude/admin-api-keys",
     }
+    if_empty = (
+        "Make the Admin API key in the organisation whose workspaces call the API; Claude apps and other "
+        "clouds have reports of their own."
+    )
+    revoke = "Delete the Admin key in the Claude Console: Settings, Admin keys."
     reads = (
         "tokens and web searches per day, workspace, API key, model, service tier, context window and geography",
         "billed cost per day, workspace and line item",
@@ -315,7 +321,7 @@ class Anthropic(HttpProvider):
                 found = (expected, None)
             self._organizations[connection.client] = found
         if expected and found[0] != expected:
-            raise ConfigurationInvalid(
+            raise WrongAccount(
                 f"The key belongs to the organisation {found[0]}, the connection says {expected}.",
                 action="Put a key of the right organisation into the connection, or correct account_id.",
                 connection_id=connection.connection_id,

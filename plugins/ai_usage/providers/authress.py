@@ -30,6 +30,7 @@ from ai_usage.core.errors import (
     NotEntitled,
     PermissionMissing,
     UsageError,
+    WrongAccount,
 )
 from ai_usage.core.http import HttpClient, Limits, Refusal, as_segment
 from ai_usage.core.slices import ONE_DAY, Window
@@ -114,6 +115,11 @@ class AuthressProvider(Provider):
         "Which calls are billed": "https://authress.io/knowledge-base/docs/introduction/api-billing-caching",
         "API": "https://authress.io/app/#/api",
     }
+    if_empty = "See that the audit stream is delivered to the bucket and folder that the connection names."
+    revoke = (
+        "Delete the access key of the service client in Authress, and what lets this project read the place where "
+        "the audit events land."
+    )
     reads = (
         "audit events where they landed: permission checks by resource, permission and result, summed by their count",
         "where the connection asks for it, access changes and logins",
@@ -317,7 +323,7 @@ def _account_id(connection: Connection) -> str | None:
             connection_id=connection.connection_id,
         )
     if key and told and told != key.account_id:
-        raise ConfigurationInvalid(
+        raise WrongAccount(
             f"The access key belongs to account {key.account_id}, the connection says {told}.",
             action=f"Put a key of {told} into the connection, or correct its account_id.",
             connection_id=connection.connection_id,

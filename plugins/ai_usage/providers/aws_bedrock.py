@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 
 from ai_usage.core import options
 from ai_usage.core.contract import Check, Connection, Note, Provider, Record, Scope, Stream
-from ai_usage.core.errors import ConfigurationInvalid, PermissionMissing, UsageError
+from ai_usage.core.errors import ConfigurationInvalid, PermissionMissing, UsageError, WrongAccount
 from ai_usage.core.slices import ONE_DAY, Window
 from ai_usage.providers._cloudwatch import ACCOUNT_NUMBER, CloudWatch, Series
 
@@ -126,6 +126,14 @@ class AwsBedrock(Provider):
         "GetMetricData": "https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_GetMetricData.html",
         "ListMetrics": "https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_ListMetrics.html",
     }
+    if_empty = (
+        "Read the region that Bedrock is called in, with a connection for each AWS account: usage elsewhere "
+        "does not show here."
+    )
+    revoke = (
+        "Delete the access key of the IAM user, then the user, or the role, and the policy that was made for "
+        "reading metrics."
+    )
     reads = (
         "daily sums of Bedrock's CloudWatch counters per model: calls, tokens, images, errors, throttles",
         "the names of the models that have such counters",
@@ -393,7 +401,7 @@ def _expected_account(connection: Connection) -> str | None:
 def _compare_accounts(connection: Connection, found: str, expected: str) -> None:
     """Refuse to file one account's usage under another's name."""
     if found != expected:
-        raise ConfigurationInvalid(
+        raise WrongAccount(
             f"The key belongs to account {found}, the connection says {expected}.",
             action="Put a key of the right account into the connection, or correct account_id.",
             connection_id=connection.connection_id,

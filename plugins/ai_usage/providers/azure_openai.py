@@ -115,6 +115,14 @@ class AzureOpenAI(Provider):
             "https://learn.microsoft.com/azure/role-based-access-control/built-in-roles/monitor#monitoring-reader"
         ),
     }
+    if_empty = (
+        "Check subscription and resource before connecting anew: the role must cover the resource whose "
+        "endpoint is called."
+    )
+    revoke = (
+        "Delete the app registration (or its client secret) in Microsoft Entra ID, and its role assignment "
+        "Monitoring Reader."
+    )
     reads = (
         "daily sums of Azure Monitor's metrics per deployment, model, version and region: tokens, requests by status, "
         "images",

@@ -121,6 +121,11 @@ class FireworksProvider(HttpProvider):
         "Gauges of deployments": "https://docs.fireworks.ai/deployments/exporting-metrics",
         "Accounts": "https://docs.fireworks.ai/accounts/exporting-usage-and-costs",
     }
+    if_empty = (
+        "Name the account whose models are called in the connection's accounts; usage of another account "
+        "shows as nothing."
+    )
+    revoke = "Delete the API key in Fireworks' dashboard, and the service account if one was made for this."
     reads = (
         "daily prompt, cached prompt and completion tokens and seconds of audio of shared models",
         "daily accelerator seconds of dedicated deployments and training jobs, by kind of accelerator and placement",

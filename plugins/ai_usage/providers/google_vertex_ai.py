@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary
 
 from ai_usage.core import options
 from ai_usage.core.contract import Check, Connection, Note, Provider, Record, Scope, Stream
-from ai_usage.core.errors import ConfigurationInvalid, UsageError
+from ai_usage.core.errors import ConfigurationInvalid, UsageError, WrongAccount
 from ai_usage.core.slices import ONE_DAY, Window
 from ai_usage.providers._google_vertex_ai import (
     FIELDS,
@@ -127,6 +127,14 @@ class GoogleVertexAI(Provider):
         "Detailed usage cost": "https://cloud.google.com/billing/docs/how-to/export-data-bigquery-tables/detailed-usage",
         "Roles of BigQuery": "https://cloud.google.com/bigquery/docs/access-control",
     }
+    if_empty = (
+        "See in Google Cloud (Billing, Billing export) that the export is on and is that of the billing "
+        "account that pays for Vertex AI."
+    )
+    revoke = (
+        "Delete the service account (or its key) in Google Cloud, and its roles on the billing export's data set "
+        "and on the job project."
+    )
     reads = (
         "of the billing export, the rows of Vertex AI, the Gemini API and publishers' models: amounts, cost and credits per "
         "day, project, SKU and place",
@@ -356,7 +364,7 @@ def _check_account(days: Sequence[Any], settings: _Settings, export: Export) -> 
     """Refuse another account's rows, where the connection names one."""
     found = {day.record.get("billing_account_id") for day in days} - {None}
     if settings.account_id and found - {settings.account_id}:
-        raise ConfigurationInvalid(
+        raise WrongAccount(
             f"{export.path} holds rows of billing account {min(found - {settings.account_id})}, the connection says "
             f"{settings.account_id}.",
             action="Correct billing_account_id or table; a reseller with subaccounts leaves billing_account_id out.",

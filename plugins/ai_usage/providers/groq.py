@@ -112,6 +112,11 @@ class GroqProvider(HttpProvider):
         "Errors": "https://console.groq.com/docs/errors",
         "Range queries": "https://docs.victoriametrics.com/keyconcepts/#range-query",
     }
+    if_empty = (
+        "Make the key in the organization whose projects call Groq, and name another start_date if its "
+        "metrics begin later."
+    )
+    revoke = "Delete the API key at console.groq.com/keys."
     reads = (
         "rates of input and output tokens per project and model, as Groq's Prometheus metrics give them",
         "rates of requests per project, model and status code, where the organization has them",

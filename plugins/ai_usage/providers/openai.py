@@ -31,6 +31,7 @@ from ai_usage.core.errors import (
     NotEntitled,
     PermissionMissing,
     UsageError,
+    WrongAccount,
 )
 from ai_usage.core.http import Limits, Refusal
 from ai_usage.core.http_provider import HttpProvider
@@ -86,6 +87,11 @@ class OpenAIProvider(HttpProvider):
         "Admin keys": "https://platform.openai.com/docs/api-reference/admin-api-keys",
         "OpenAPI document": "https://github.com/openai/openai-openapi",
     }
+    if_empty = (
+        "Usage is told only to a key of the organization that owns it: make the admin key there. What was "
+        "used in the last hours may still be on its way."
+    )
+    revoke = "Delete the admin key at platform.openai.com: Organization settings, Admin keys."
     reads = (
         "daily requests and tokens per project, model, batch and service tier; with per_key and per_user, per API key and "
         "user id",
@@ -283,7 +289,7 @@ def _check_organization(connection: Connection, days: Mapping[date, Sequence[Map
     found = {row["organization_id"] for rows in days.values() for row in rows if "organization_id" in row}
     expected = options.text(connection, "account_id")
     if expected and expected.startswith("org-") and found - {expected}:
-        raise ConfigurationInvalid(
+        raise WrongAccount(
             f"The key belongs to organization {min(found - {expected})}, the connection says {expected}.",
             action=f"Put a key of {expected} into the connection, or correct its account_id.",
             connection_id=connection.connection_id,

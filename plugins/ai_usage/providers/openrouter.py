@@ -35,6 +35,7 @@ from ai_usage.core.errors import (
     PermissionMissing,
     SourceUnavailable,
     UsageError,
+    WrongAccount,
 )
 from ai_usage.core.http import Limits, Refusal
 from ai_usage.core.http_provider import HttpProvider
@@ -166,6 +167,11 @@ class OpenRouterProvider(HttpProvider):
         "Management keys": "https://openrouter.ai/docs/guides/overview/auth/management-api-keys",
         "Bring your own key": "https://openrouter.ai/docs/guides/overview/auth/byok",
     }
+    if_empty = (
+        "Make the management key in the account or organization whose keys are used; activity of a day is "
+        "told after it has ended."
+    )
+    revoke = "Delete the management key in OpenRouter's settings: Management keys."
     reads = (
         "daily requests, tokens and charged dollars per model, endpoint, upstream provider and workspace",
         "the estimated upstream cost of requests made with your own provider keys, kept apart from what was charged",
@@ -305,7 +311,7 @@ class OpenRouterProvider(HttpProvider):
         seen = {_WORKSPACE + id_ for id_ in (*names, *ids) if id_}
         known = {name for name in connection.memory.recall(ACTIVITY, scope.name) if name.startswith(_WORKSPACE)}
         if known and seen and known.isdisjoint(seen):
-            raise ConfigurationInvalid(
+            raise WrongAccount(
                 "The key sees none of the workspaces that this connection's history belongs to.",
                 action="Restore a key of the same account, or add a new connection for the other one.",
                 connection_id=connection.connection_id,

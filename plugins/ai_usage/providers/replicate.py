@@ -28,6 +28,7 @@ from ai_usage.core.errors import (
     PermissionMissing,
     RateLimited,
     UsageError,
+    WrongAccount,
 )
 from ai_usage.core.http import Limits, Refusal
 from ai_usage.core.http_provider import HttpProvider
@@ -98,6 +99,8 @@ class ReplicateProvider(HttpProvider):
         "Rate limits": "https://replicate.com/docs/topics/predictions/rate-limits",
         "Billing": "https://replicate.com/docs/topics/billing",
     }
+    if_empty = "Use the token of the organization and not your own: each sees only its own runs."
+    revoke = "Disable or delete the API token at replicate.com/account/api-tokens."
     reads = (
         "of each prediction and training: id, model, version, deployment, source, status, and when it was created, started "
         "and completed",
@@ -207,7 +210,7 @@ class ReplicateProvider(HttpProvider):
             }
         account = self._accounts[connection.client]
         if expected and expected.lower() != account["username"].lower():
-            raise ConfigurationInvalid(
+            raise WrongAccount(
                 f"The token belongs to the {account['type']} {account['username']}, the connection says {expected}.",
                 action=_OTHER_ACCOUNT,
                 connection_id=connection.connection_id,

@@ -53,7 +53,9 @@ def _mended(value: Any) -> Any:
         return {_mended(key): _mended(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_mended(item) for item in value]
-    if isinstance(value, float | Decimal) and not isfinite(value):
+    if isinstance(value, float | Decimal) and not (
+        value.is_finite() if isinstance(value, Decimal) else isfinite(value)
+    ):
         raise ResponseInvalid(
             "The provider sent a number that is not finite.",
             action="Nothing was stored. Report it with the extraction's time; the next run tries again.",

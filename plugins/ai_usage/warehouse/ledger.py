@@ -17,7 +17,9 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from ai_usage.core.contract import Check, Journal, Memory, Provider, Scope
-from ai_usage.core.errors import ConfigurationInvalid, NotEntitled, UsageError
+from ai_usage.core.division import DAYS_BEFORE_SUSPICION
+from ai_usage.core.errors import KINDS_OF_ONE_ANSWER, ConfigurationInvalid, NotEntitled, UsageError, WrongAccount
+from ai_usage.core.planner import Trouble
 from ai_usage.core.slices import SliceState, Window
 from ai_usage.warehouse import events
 from ai_usage.warehouse.place import Place
@@ -49,10 +51,10 @@ class Outcome:
 
 def register_scopes(session: Session, provider: Provider, connection_id: str, scopes: Sequence[Scope]) -> None:
     """
-    Keep the connection and its scopes.
+    Keep the connection and its scopes; that they could be asked for ends the story of a connection that could not be read.
 
-    Raises :class:`ConfigurationInvalid` when a scope that has history now belongs to another account: adding one account's
-    usage to another's would be silent and for ever.
+    Raises :class:`WrongAccount` when a scope that has history now belongs to another account: adding one account's usage
+    to another's would be silent and for ever.
     """
     _refuse_another_provider(session, provider, connection_id)
     account = next((scope for scope in scopes if scope.account_id), Scope())
@@ -69,6 +71,9 @@ def register_scopes(session: Session, provider: Provider, connection_id: str, sc
     )
     for scope in scopes:
         register_scope(session, connection_id, scope)
+    whole = Place(provider.name, connection_id, None, None)
+    events.close_problem(session, whole, "reading", None)
+    events.end_problems(session, whole, but=[scope.name for scope in scopes])
 
 
 def _refuse_another_provider(session: Session, provider: Provider, connection_id: str) -> None:
@@ -87,7 +92,7 @@ def register_scope(session: Session, connection_id: str, scope: Scope) -> None:
         "select account_id from ops.scope where connection_id = %s and scope = %s", (connection_id, scope.name)
     ).fetchone()
     if known and known[0] and scope.account_id and known[0] != scope.account_id:
-        raise ConfigurationInvalid(
+        raise WrongAccount(
             f"The credential belongs to account {scope.account_id}, but this connection's history to {known[0]}.",
             action=f"Restore a credential of {known[0]}, or add a new connection for {scope.account_id}.",
             connection_id=connection_id,
@@ -104,6 +109,93 @@ def register_scope(session: Session, connection_id: str, scope: Scope) -> None:
         """,
         (connection_id, scope.name, scope.account_id, scope.account_name, scope.region),
     )
+
+
+def note_sources(session: Session, provider: Provider, connection_ids: Sequence[str], next_run_at: datetime) -> None:
+    """
+    Keep which connections Airflow names as sources of a provider, and when it will be asked next.
+
+    One that is no longer named keeps its history; its problems are over, because nobody asks it any more.
+    """
+    session.execute(
+        "update ops.provider set planned_at = now(), next_run_at = %s where provider = %s", (next_run_at, provider.name)
+    )
+    named = list(connection_ids)
+    back = session.execute(
+        "select connection_id from ops.connection"
+        " where provider = %s and connection_id = any(%s) and disconnected_at is not null for update",
+        (provider.name, named),
+    ).fetchall()
+    session.execute(
+        "update ops.connection set listed_at = now(), disconnected_at = null"
+        " where provider = %s and connection_id = any(%s)",
+        (provider.name, named),
+    )
+    gone = session.execute(
+        "update ops.connection set disconnected_at = now()"
+        " where provider = %s and connection_id <> all(%s) and disconnected_at is null returning connection_id",
+        (provider.name, named),
+    ).fetchall()
+    for (connection_id,) in back:
+        place = Place(provider.name, connection_id, None, None)
+        events.record_event(session, place, "connected", "info", "Airflow names it as a source again.", None, None)
+    for (connection_id,) in gone:
+        place = Place(provider.name, connection_id, None, None)
+        events.end_problems(session, place)
+        events.record_event(session, place, "disconnected", "info", _DISCONNECTED, _IF_NOT_MEANT, None)
+
+
+_DISCONNECTED = "Airflow no longer names this connection as a source. Its history stays."
+_IF_NOT_MEANT = "Nothing, if that was meant; otherwise add it again under the same id, and what is missing is read."
+
+
+def judge_usage(session: Session, provider: Provider, connection_id: str, run_id: str) -> None:
+    """Tell of a connection that works and has never had usage, once all its days are read; end that story when it has."""
+    place = Place(provider.name, connection_id, None, None)
+    arguments = {"connection_id": connection_id, "streams": [one.name for one in provider.streams if one.is_usage]}
+    used = session.execute(
+        """
+        select 1 from ops.load
+        where connection_id = %(connection_id)s and stream = any(%(streams)s) and superseded_by is null
+            and record_count > 0
+        limit 1
+        """,
+        arguments,
+    ).fetchone()
+    if used:
+        events.close_problem(session, place, "usage", run_id)
+        return
+    row = session.execute(
+        """
+        with slices as (
+            select usage_date, state from ops.slice
+            where connection_id = %(connection_id)s and stream = any(%(streams)s)
+        ),
+        empty as (
+            select min(usage_date) as first, max(usage_date) as last, count(distinct usage_date) as days
+            from slices where state = 'confirmed_zero'
+        )
+        select first, last, days from empty
+        where days > 0 and not exists (
+            select from slices where usage_date >= first and state in ('missing', 'failed')
+        )
+        """,
+        arguments,
+    ).fetchone()
+    if row:
+        first, last, days = row
+        period = f"on the one settled day, {first}" if days == 1 else f"in the {days} days from {first} to {last}"
+        happened = f"Connected, and nothing was used {period}."
+        events.open_problem(
+            session, place, "usage", "no_usage", "warning", happened, f"{_IF_EMPTY} {provider.if_empty}", run_id
+        )
+
+
+_IF_EMPTY = (
+    "If there was usage, look in this order: the right organisation or account? May the credential read at that level? Do"
+    " start_date and the regions, resources or projects of the connection include it? Is the provider's reporting delay"
+    " over? Does the event log name a warning?"
+)
 
 
 def known_scopes(session: Session, connection_id: str) -> list[Scope]:
@@ -181,20 +273,86 @@ def keep_checks(session: Session, provider: Provider, connection_id: str, checks
 
 
 def expect_slices(session: Session, place: Place, window: Window) -> None:
-    """Make sure the ledger answers for every day of the window."""
+    """
+    Make sure the ledger answers for every day of the window. One it answers for already costs no write.
+
+    A day that was taken out of the ledger while its records are stored comes back with them.
+    """
     session.execute(
         """
-        insert into ops.slice (connection_id, usage_date, stream, scope, state)
-        select %(connection_id)s, day::date, %(stream)s, %(scope)s, 'missing'
+        insert into ops.slice (connection_id, usage_date, stream, scope, state, load_id)
+        select %(connection_id)s, day::date, %(stream)s, %(scope)s, coalesce(stored.state, 'missing'), stored.load_id
         from generate_series(%(first)s::timestamp, %(last)s::timestamp, interval '1 day') as day
+        left join ops.load as stored on
+            stored.connection_id = %(connection_id)s and stored.stream = %(stream)s and stored.scope = %(scope)s
+            and stored.usage_date = day::date and stored.superseded_by is null
+        where not exists (
+            select 1 from ops.slice
+            where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+                and usage_date = day::date
+        )
         on conflict do nothing
         """,
         _arguments(place, window),
     )
 
 
+def first_day(session: Session, place: Place) -> date | None:
+    """Return the first day the ledger answers for in a place, or ``None`` if it was never planned."""
+    row = session.execute(
+        "select min(usage_date) from ops.slice where connection_id = %s and stream = %s and scope = %s",
+        (place.connection_id, place.stream, place.scope),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def troubles(session: Session, place: Place) -> list[Trouble]:
+    """
+    Return the days whose last answer made no sense, if the place made sense otherwise when it was last read.
+
+    If it did not, the fault is the source's, and no day of it is to be treated apart. An answer without records does not
+    show that it did, unless the days are few.
+    """
+    spoilt = session.execute(
+        """
+        select usage_date, error_kind, failed_attempts, last_attempt_at from ops.slice
+        where connection_id = %s and stream = %s and scope = %s and error_kind = any(%s)
+        order by usage_date
+        """,
+        (place.connection_id, place.stream, place.scope, sorted(KINDS_OF_ONE_ANSWER)),
+    ).fetchall()
+    if not spoilt:
+        return []
+    row = session.execute(
+        """
+        select max(records_read) from ops.extraction
+        where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+            and outcome in ('loaded', 'unchanged')
+            and run_id = (
+                select run_id from ops.extraction
+                where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
+                order by started_at desc limit 1
+            )
+        """,
+        vars(place),
+    ).fetchone()
+    assert row is not None
+    makes_sense = row[0] is not None and (row[0] > 0 or len(spoilt) <= DAYS_BEFORE_SUSPICION)
+    return [Trouble(*one) for one in spoilt] if makes_sense else []
+
+
+def recommended_look_back(session: Session, provider: str, stream: str) -> int | None:
+    """Return the look-back in days that a stream's restatements recommend; ``None`` without evidence."""
+    row = session.execute(
+        "select recommended_days from ops.lookback where provider = %s and stream = %s", (provider, stream)
+    ).fetchone()
+    return row[0] if row else None
+
+
 def retire_gaps(session: Session, place: Place, first_readable: date) -> None:
     """Give up the gaps that the provider can no longer fill, and let stand what it can no longer change."""
+    if first_readable == date.min:
+        return
     session.execute(
         """
         with settled as (
@@ -286,9 +444,6 @@ def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: J
     _finish(session, attempt, "loaded" if outcome.slices_changed else "unchanged", outcome, journal)
     place = attempt.place
     session.execute(
-        "update ops.connection set last_success_at = now() where connection_id = %s", (place.connection_id,)
-    )
-    session.execute(
         """
         update ops.slice set error_kind = null, failed_attempts = 0, last_attempt_at = now()
         where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
@@ -296,10 +451,12 @@ def end_attempt(session: Session, attempt: Attempt, outcome: Outcome, journal: J
         """,
         _arguments(place, attempt.window),
     )
-    for note in journal.notes:
-        events.record_note(session, place, note, attempt.run_id)
-    for concerned in (place, Place(place.provider, place.connection_id, None, None)):
-        events.close_story(session, concerned, attempt.run_id)
+    # Always in this order, slices, connection, problems, so that two that write of one place never wait for each other.
+    session.execute(
+        "update ops.connection set last_success_at = now() where connection_id = %s", (place.connection_id,)
+    )
+    events.record_notes(session, place, journal.notes, attempt.run_id)
+    events.close_story(session, place, attempt.run_id)
 
 
 def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal: Journal) -> None:
@@ -308,7 +465,17 @@ def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal:
 
     Works whatever happened before: it needs nothing of the transaction that failed.
     """
+    end_in_failure(session, attempt, error, journal)
+    fail_slices(session, attempt.place, attempt.window, error, attempt.run_id)
+
+
+def end_in_failure(session: Session, attempt: Attempt, error: UsageError, journal: Journal) -> None:
+    """Record how an attempt ended, and nothing about its days: parts of the window will tell about them."""
     _finish(session, attempt, "failed", Outcome(), journal, error)
+
+
+def fail_slices(session: Session, place: Place, window: Window, error: UsageError, run_id: str) -> None:
+    """Record that days could not be read, and tell it. Slices that were loaded before stay as they are."""
     state = SliceState.NOT_ENTITLED if isinstance(error, NotEntitled) else SliceState.FAILED
     session.execute(
         """
@@ -319,9 +486,12 @@ def fail_attempt(session: Session, attempt: Attempt, error: UsageError, journal:
         where connection_id = %(connection_id)s and stream = %(stream)s and scope = %(scope)s
             and usage_date between %(first)s and %(last)s
         """,
-        _arguments(attempt.place, attempt.window) | {"state": state, "error_kind": error.kind},
+        _arguments(place, window) | {"state": state, "error_kind": error.kind},
     )
-    events.record_error(session, attempt.place, error, attempt.run_id)
+    session.execute(
+        "update ops.connection set last_attempt_at = now() where connection_id = %s", (place.connection_id,)
+    )
+    events.record_error(session, place, error, run_id)
 
 
 def fail_connection(session: Session, provider: str, connection_id: str, error: UsageError, run_id: str) -> None:
@@ -377,20 +547,22 @@ def _finish(
 
 
 def run_problems(session: Session, run_id: str) -> list[tuple[str, str, str]]:
-    """Return (connection_id, scope, error text) of everything whose last attempt in this run failed."""
+    """Return (connection_id, scope, error text) of every failure that no later attempt of this run has looked into."""
     return session.execute(
         """
         select connection_id, scope, error_message
-        from (
-            select distinct on (connection_id, stream, scope, window_first, window_last) *
-            from ops.extraction
-            where run_id = %s
-            order by connection_id, stream, scope, window_first, window_last, extraction_id desc
-        ) as last_attempt
-        where outcome = 'failed' and error_kind <> 'not_entitled'
+        from ops.extraction as attempt
+        where run_id = %(run_id)s and outcome = 'failed' and error_kind <> 'not_entitled'
+            and not exists (
+                select 1 from ops.extraction as later
+                where later.run_id = %(run_id)s and later.extraction_id > attempt.extraction_id
+                    and later.connection_id = attempt.connection_id and later.stream = attempt.stream
+                    and later.scope = attempt.scope
+                    and later.window_first >= attempt.window_first and later.window_last <= attempt.window_last
+            )
         order by 1, 2
         """,
-        (run_id,),
+        {"run_id": run_id},
     ).fetchall()
 
 
@@ -401,6 +573,14 @@ def pending_pairs(session: Session) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def was_ever_built(session: Session) -> bool:
+    """Tell whether a transform has ever succeeded, so that the marts exist."""
+    row = session.execute(
+        "select 1 from ops.dbt_run where succeeded and command in ('build', 'retry') limit 1"
+    ).fetchone()
+    return row is not None
 
 
 def _arguments(place: Place, window: Window) -> dict[str, Any]:

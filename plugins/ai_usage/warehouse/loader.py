@@ -206,11 +206,14 @@ class _Landing:
         )
 
     def _current_versions(self) -> dict[date, _Version]:
+        # A version that its slice has lost sight of is seen by nobody: it is written again, like one that never was.
         rows = self._session.execute(
             """
-            select usage_date, load_id, digest, state from ops.load
+            select usage_date, load_id, load.digest, load.state
+            from ops.load as load
+            inner join ops.slice as slice using (connection_id, stream, scope, usage_date, load_id)
             where connection_id = %s and stream = %s and scope = %s and usage_date between %s and %s
-                and superseded_by is null
+                and load.superseded_by is null
             """,
             self._place_and_window,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ai_usage.core.texts import plain
+
 
 @dataclass(frozen=True)
 class Place:
@@ -17,4 +19,4 @@ class Place:
     @property
     def label(self) -> str:
         """The place as a person would say it."""
-        return " · ".join(part for part in (self.connection_id, self.scope, self.stream) if part)
+        return plain(" · ".join(part for part in (self.connection_id, self.scope, self.stream) if part))

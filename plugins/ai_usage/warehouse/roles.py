@@ -3,8 +3,8 @@ The database identities, each with exactly the rights it needs.
 
 ``ai_usage_loader`` writes ``raw`` and the ledger, ``ai_usage_transformer`` (dbt) reads them and owns the marts,
 ``ai_usage_janitor`` deletes what may be deleted and writes no number, ``ai_usage_reader`` reads marts and nothing else. The
-application logs in as ``ai_usage``, which has no rights of its own and takes on one of the first three per session; the
-reader logs in itself, because dashboards do.
+application logs in as ``ai_usage``, which has no rights of its own and takes on one of these four per session; the
+reader also logs in itself, because dashboards do.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def ensure_roles(admin: psycopg.Connection[tuple[object, ...]], passwords: RoleP
             sql.SQL("alter role {} login noinherit password {}").format(sql.Identifier(role), sql.Literal(password))
         )
     admin.execute(
-        sql.SQL("grant {}, {}, {} to {}").format(*map(sql.Identifier, (LOADER, TRANSFORMER, JANITOR, LOGIN)))
+        sql.SQL("grant {}, {}, {}, {} to {}").format(
+            *map(sql.Identifier, (LOADER, TRANSFORMER, JANITOR, READER, LOGIN))
+        )
     )
 
 

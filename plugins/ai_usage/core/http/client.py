@@ -274,11 +274,12 @@ class HttpClient:
                 break
             target = self.address.follow(answer.headers.get("Location", "//"), seen_at=answer.url)
             question = question._replace(url=target, params=None)
-        raise self._named(
-            ResponseInvalid(
-                f"The provider answered {self._path(url)} with redirects that lead nowhere.",
-                action="Check the connection's address; if it is right, report this.",
-            )
+        raise self._named(self._leads_nowhere(url))
+
+    def _leads_nowhere(self, url: str) -> ResponseInvalid:
+        return ResponseInvalid(
+            f"The provider answered {self._path(url)} with redirects that lead nowhere.",
+            action="Check the connection's address; if it is right, report this.",
         )
 
     def _send(self, question: _Question, give_up_at: float, *, is_repeat: bool) -> _Answer | _Unanswered:
@@ -311,6 +312,9 @@ class HttpClient:
             if isinstance(unanswered, _Unanswered):
                 return unanswered
             failure = unanswered
+        except ValueError:
+            # requests looks at where a redirect leads even when it is not to follow it, and stumbles over nonsense.
+            failure = self._leads_nowhere(url)
         raise self._named(failure)
 
     def _exchange(self, session: requests.Session, question: _Question, seconds: float) -> _Answer:
@@ -340,7 +344,7 @@ class HttpClient:
                 raise DecodeError
             if response.raw.length_remaining:
                 raise IncompleteRead(len(body), response.raw.length_remaining)
-            return _Answer(response.status_code, response.headers, bytes(body), response.url)
+            return _Answer(response.status_code, response.headers, self._scrubber.clean_body(bytes(body)), response.url)
 
     def _read(self, answer: _Answer, question: _Question) -> dict[str, Any] | _Unanswered:
         """Return the JSON object of an answer (a text is one with a single entry), or why there is none."""

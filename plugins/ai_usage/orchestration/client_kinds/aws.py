@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ai_usage.core.contract import Provider
 from ai_usage.core.errors import ConfigurationInvalid
 from ai_usage.core.http import checked_base_url, is_loopback
-from ai_usage.orchestration.settings import Opened, extra_of, without_secrets
+from ai_usage.orchestration.settings import Opened, extra_of, quieten_libraries, without_secrets
 
 AWS_ATTEMPTS = 5
 """Attempts per call, the first included; botocore waits between them with growing, jittered pauses."""
@@ -61,6 +61,7 @@ class AwsConnectionClients:
     def _new_client(self, service: str, region: str) -> Any:
         from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 
+        quieten_libraries()
         if self._session is None:
             self._hook = AwsGenericHook(
                 aws_conn_id=self._connection_id,

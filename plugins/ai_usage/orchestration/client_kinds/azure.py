@@ -8,10 +8,10 @@ from typing import Any
 from ai_usage.core.contract import Journal, Provider
 from ai_usage.core.errors import ConfigurationInvalid
 from ai_usage.core.http import checked_base_url
-from ai_usage.orchestration.settings import Opened, extra_of
+from ai_usage.orchestration.settings import Opened, extra_of, secrets_of
 from ai_usage.providers._azure import CLOUDS, AzureClient, Cloud, Principal
 
-OPTIONS = ("subscriptionId", "scopes", "account_name", "start_date")
+OPTIONS = ("subscriptionId", "scopes", "account_name", "start_date", "lookback_days")
 """What of the extra is ours to read. Airflow's own fields may hold keys (``key_json``), so that only these are taken."""
 _OLD_PREFIX = "extra__azure__"
 
@@ -28,6 +28,7 @@ def open_client(_: Provider, found: Any) -> Opened:
         login_url=_address(found, extra.get("login_url")),
         management_url=_address(found, extra.get("management_url")),
         metrics_url=_address(found, extra.get("metrics_url")),
+        secrets=secrets_of(extra),
         journal=journal,
     )
     options = {name: extra[name] for name in OPTIONS if extra.get(name) not in (None, "")}

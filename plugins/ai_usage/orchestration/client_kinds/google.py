@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from ai_usage.core.contract import Journal, Provider
 from ai_usage.core.errors import ConfigurationInvalid
 from ai_usage.core.http import checked_base_url, is_loopback
-from ai_usage.orchestration.settings import Opened, extra_of, without_secrets
+from ai_usage.orchestration.settings import Opened, extra_of, quieten_libraries, without_secrets
 
 BIGQUERY = "https://bigquery.googleapis.com"
 PREFIX = "extra__google_cloud_platform__"
@@ -102,6 +102,7 @@ def credentials_of(found: Any) -> tuple[Any, str | None]:
     """Return what Airflow's hook makes of the connection. Its errors may repeat parts of a key, so none gets out."""
     from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
 
+    quieten_libraries()
     try:
         credentials, project = GoogleBaseHook(gcp_conn_id=found.conn_id).get_credentials_and_project_id()
         return credentials, project

@@ -8,7 +8,7 @@ from ai_usage.core.contract import Journal, Provider
 from ai_usage.core.errors import ConfigurationInvalid
 from ai_usage.core.http import checked_base_url
 from ai_usage.core.http_provider import HttpProvider
-from ai_usage.orchestration.settings import Opened, extra_of, without_secrets
+from ai_usage.orchestration.settings import Opened, extra_of, secrets_of, without_secrets
 
 
 def open_client(provider: Provider, found: Any) -> Opened:
@@ -24,7 +24,14 @@ def open_client(provider: Provider, found: Any) -> Opened:
             "It has no key.", action="Put the key into its password field.", connection_id=found.conn_id
         )
     journal = Journal()
-    client = provider.client(key, connection_id=found.conn_id, options=options, base_url=base_url, journal=journal)
+    client = provider.client(
+        key,
+        connection_id=found.conn_id,
+        options=options,
+        base_url=base_url,
+        secrets=secrets_of(extra),
+        journal=journal,
+    )
     return Opened(options, client, journal)
 
 

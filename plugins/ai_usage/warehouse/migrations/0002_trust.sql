@@ -44,6 +44,7 @@ create table ops.problem (
     opened_at timestamptz not null default now(),
     opened_run_id text,
     last_seen_at timestamptz not null default now(),
+    last_seen_run_id text,
     times_seen integer not null default 1,
     resolved_at timestamptz,
     resolution text check (resolution in ('recovered', 'replaced', 'disconnected')),
@@ -57,12 +58,31 @@ comment on table ops.problem is
 create unique index problem_open_key on ops.problem (connection_id, scope, stream, topic) nulls not distinct
 where resolved_at is null;
 create index problem_place_idx on ops.problem (connection_id, opened_at);
+comment on column ops.problem.times_seen is 'In how many runs it was met.';
+
+alter table ops.event add column problem_id bigint;
+comment on column ops.event.problem_id is 'The story that the event opens, adds to or ends; NULL: it stands by itself.';
+create index event_problem_idx on ops.event (problem_id) where problem_id is not null;
+
+-- What has usage is few rows, in the order in which it is asked for: the newest day, and the sum of the last days.
+create index load_usage_idx on ops.load (connection_id, scope, usage_date) include (stream, record_count)
+where superseded_by is null and record_count > 0;
 
 create table ops.digest (
     digest_date date primary key,
     sent_at timestamptz not null default now()
 );
 comment on table ops.digest is 'The daily digests that were sent.';
+
+create table ops.telling (
+    problem_id bigint not null references ops.problem on delete cascade,
+    channel text not null,
+    opening_told_at timestamptz,
+    recovery_told_at timestamptz,
+    primary key (problem_id, channel)
+);
+comment on table ops.telling is
+'What each channel (the Airflow connection that messages go through) has told people of a problem, and when.';
 
 create table ops.lookback (
     provider text not null,
@@ -90,7 +110,14 @@ comment on table ops.table_figures is 'Size and dead rows of each table of the w
 
 alter table ops.load add column pruned_at timestamptz;
 comment on column ops.load.pruned_at is 'When the raw records of this superseded version were deleted; the row stays.';
-create index load_prunable_idx on ops.load (superseded_at) where superseded_by is not null and pruned_at is null;
+create index load_place_idx on ops.load (connection_id, stream, scope, usage_date) where superseded_by is null;
+create index load_prunable_idx on ops.load (superseded_at, load_id)
+where superseded_by is not null and pruned_at is null;
+-- An attempt is deleted once no version names it; without this, each deletion would read all versions.
+create index load_extraction_idx on ops.load (extraction_id);
+
+-- A plan looks at one place at a time, and must not pay for the other places of its connection.
+create index slice_place_idx on ops.slice (connection_id, stream, scope, usage_date);
 
 -- A slice that is deleted is a change as well: the marts must not keep it.
 create function ops.enqueue_deleted_slices() returns trigger language plpgsql as $$
@@ -103,13 +130,17 @@ $$;
 create trigger slice_deleted after delete on ops.slice
 referencing old table as old_slice for each statement execute function ops.enqueue_deleted_slices();
 
+-- It has other columns and indexes now. It is made of the ledger: the next build makes it again.
+drop table if exists intermediate.int_coverage_calendar;
+
 grant select on ops.provider, ops.stream, ops.lookback to ai_usage_loader;
 grant update (planned_at, next_run_at) on ops.provider to ai_usage_loader;
 grant select, insert, update on ops.problem to ai_usage_loader;
 grant select, insert on ops.digest to ai_usage_loader;
+grant select, insert, update on ops.telling to ai_usage_loader;
 grant select on ops.dbt_run to ai_usage_loader;
 
-grant select on ops.provider, ops.stream, ops.problem, ops.digest, ops.lookback, ops.table_figures
+grant select on ops.provider, ops.stream, ops.problem, ops.telling, ops.digest, ops.lookback, ops.table_figures
 to ai_usage_transformer;
 grant insert, update, delete on ops.lookback to ai_usage_transformer;
 

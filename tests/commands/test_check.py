@@ -1,4 +1,4 @@
-"""``bin/ai-usage``."""
+"""``ai-usage check``."""
 
 from __future__ import annotations
 

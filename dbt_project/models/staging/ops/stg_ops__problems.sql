@@ -1,0 +1,21 @@
+select
+    problem_id,
+    provider,
+    connection_id,
+    scope,
+    stream,
+    topic,
+    kind,
+    severity,
+    message,
+    action,
+    opened_at,
+    opened_run_id,
+    last_seen_at,
+    last_seen_run_id,
+    times_seen,
+    resolved_at,
+    resolution,
+    told_opening_at,
+    told_recovery_at
+from {{ source('ops', 'problem') }}
