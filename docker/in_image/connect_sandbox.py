@@ -16,7 +16,7 @@ from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
 _OFFER = "http://127.0.0.1:8490/_connections"
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS = 120
 
 
 def main() -> int:
@@ -28,7 +28,11 @@ def main() -> int:
         if missing:
             content = {one.pop("connection_id"): connection(one) for one in missing}
             airflow("connections", "import", write(Path(folder, "connections.json"), content))
-            airflow("variables", "import", write(Path(folder, "variables.json"), {"ai_usage_connections": offer["variable"]}))
+            airflow(
+                "variables",
+                "import",
+                write(Path(folder, "variables.json"), {"ai_usage_connections": offer["variable"]}),
+            )
     print(f"sandbox: {len(missing)} connections added, {len(known)} were there", file=sys.stderr)
     return 0
 
@@ -36,7 +40,9 @@ def main() -> int:
 def connection(offered: dict[str, Any]) -> dict[str, Any]:
     """Return a connection in the form that Airflow imports."""
     fields = ("conn_type", "description", "host", "login", "password", "schema", "port")
-    return {name: offered[name] for name in fields if offered.get(name)} | {"extra": json.dumps(offered.get("extra", {}))}
+    return {name: offered[name] for name in fields if offered.get(name)} | {
+        "extra": json.dumps(offered.get("extra", {}))
+    }
 
 
 def ask() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 import psycopg
 from psycopg import sql
 
-from ai_usage.core.errors import UsageError
+from ai_usage.core.errors import ConfigurationInvalid, UsageError
 from ai_usage.warehouse.migrate import migrate
 from ai_usage.warehouse.roles import RolePasswords
 
@@ -84,15 +84,21 @@ def set_pool() -> None:
 
 
 def set_admin_user() -> None:
-    """Create the UI's first user, or give it the password of ``.env`` again."""
+    """Create the UI's first user, or give it the password of ``.env`` again. In this process: arguments are public."""
+    from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+
     user, password = os.environ.get("AI_USAGE_UI_USER", "admin"), _secret("UI_PASSWORD")
-    known = airflow("users", "list", "--output", "plain").split()
-    if user in known:
-        airflow("users", "reset-password", "--username", user, "--password", password)
-        return
-    names = ("--firstname", "AI", "--lastname", "usage", "--email", f"{user}@localhost.localdomain")
-    airflow("users", "create", "--username", user, "--role", "Admin", *names, "--password", password)
-    say(f"created user {user}")
+    with get_application_builder() as builder:
+        users = builder.sm
+        if known := users.find_user(username=user):
+            users.reset_password(known.id, password)
+        elif users.add_user(user, "AI", "usage", f"{user}@localhost.localdomain", users.find_role("Admin"), password):
+            say(f"created user {user}")
+        else:
+            raise ConfigurationInvalid(
+                f"Airflow did not take {user!r} as the name of the UI's first user.",
+                action="Set AI_USAGE_UI_USER in .env to another name, and start again.",
+            )
 
 
 def airflow(*arguments: str) -> str:

@@ -55,6 +55,8 @@ def _is_fernet(key: str) -> bool:
 
 if __name__ == "__main__":
     if found := complaints(dict(os.environ)):
-        print("This stack does not start on unsafe secrets:", *(f"  - {one}" for one in found), sep="\n", file=sys.stderr)
+        print(
+            "This stack does not start on unsafe secrets:", *(f"  - {one}" for one in found), sep="\n", file=sys.stderr
+        )
         print("`docker/make-env` writes good ones into .env; docs/deploy.md tells how to replace one.", file=sys.stderr)
         sys.exit(2)
