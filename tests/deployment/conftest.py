@@ -13,22 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment.stack import Stack
+from tests.deployment.stack import Deployed
 
 collect_ignore_glob = [] if os.environ.get("AI_USAGE_TEST_DEPLOYMENT") else ["test_stack_*.py"]
 
 
 @pytest.fixture(scope="module")
-def local(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def local(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """A fresh clone, its stack up with the LocalExecutor and the sandbox."""
-    with Stack.from_clone(repository, tmp_path_factory.mktemp("local"), "--sandbox") as stack:
+    with Deployed.from_clone(repository, tmp_path_factory.mktemp("local"), "--sandbox") as stack:
         stack.up()
         yield stack
 
 
 @pytest.fixture(scope="module")
-def celery(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def celery(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     """A fresh clone, its stack up with two Celery workers and the sandbox."""
-    with Stack.from_clone(repository, tmp_path_factory.mktemp("celery"), "--celery", "--sandbox") as stack:
+    with Deployed.from_clone(repository, tmp_path_factory.mktemp("celery"), "--celery", "--sandbox") as stack:
         stack.up("--scale", "airflow-worker=2")
         yield stack

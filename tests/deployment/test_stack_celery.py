@@ -6,10 +6,10 @@ The tests of this file build on each other, in their order.
 
 from __future__ import annotations
 
-from tests.deployment.stack import Stack, eventually
+from tests.deployment.stack import Deployed, eventually
 
 
-def test_a_worker_that_is_killed_during_a_load_costs_nothing_but_time(celery: Stack) -> None:
+def test_a_worker_that_is_killed_during_a_load_costs_nothing_but_time(celery: Deployed) -> None:
     assert len(celery.containers("airflow-worker")) == 2
     celery.await_work()
 
@@ -19,13 +19,13 @@ def test_a_worker_that_is_killed_during_a_load_costs_nothing_but_time(celery: St
     eventually(celery.is_healthy, 300, celery.describe)
 
 
-def test_both_workers_work(celery: Stack) -> None:
+def test_both_workers_work(celery: Deployed) -> None:
     hosts = celery.select("select distinct hostname from task_instance where hostname <> ''", "airflow")
 
     assert len(hosts) >= 2
 
 
-def test_a_killed_broker_loses_nothing(celery: Stack) -> None:
+def test_a_killed_broker_loses_nothing(celery: Deployed) -> None:
     assert celery.restate(factor=3) > 10
     celery.trigger_all()
     celery.await_work()
@@ -36,7 +36,7 @@ def test_a_killed_broker_loses_nothing(celery: Stack) -> None:
     eventually(celery.is_healthy, 300, celery.describe)
 
 
-def test_a_killed_database_loses_nothing(celery: Stack) -> None:
+def test_a_killed_database_loses_nothing(celery: Deployed) -> None:
     assert celery.restate(factor=2) > 10
     celery.trigger_all()
     celery.await_work()

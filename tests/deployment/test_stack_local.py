@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from tests.deployment.stack import Failed, Stack, eventually
+from tests.deployment.stack import Deployed, Failed, eventually
 
 
-def test_from_a_clone_to_the_truth_of_all_providers(local: Stack) -> None:
+def test_from_a_clone_to_the_truth_of_all_providers(local: Deployed) -> None:
     began = time.monotonic()
     local.await_truth(900)
     print(f"truth of all providers {time.monotonic() - began:.0f} s after healthy")
     assert len({row["provider"] for row in local.select("select provider from marts.usage_daily")}) == 10
 
 
-def test_the_ui_answers_and_wants_a_login(local: Stack) -> None:
+def test_the_ui_answers_and_wants_a_login(local: Deployed) -> None:
     status, _ = local.ui("/api/v2/monitor/health")
 
     assert status == 200
@@ -31,11 +31,11 @@ def test_the_ui_answers_and_wants_a_login(local: Stack) -> None:
         local.ui("/api/v2/connections")
 
 
-def test_the_project_s_own_command_line_works_in_a_container(local: Stack) -> None:
+def test_the_project_s_own_command_line_works_in_a_container(local: Deployed) -> None:
     assert "aws_bedrock" in local.execute("airflow-scheduler", "ai-usage", "status", "--all")
 
 
-def test_nobody_is_root_and_nothing_can_be_written_but_data(local: Stack) -> None:
+def test_nobody_is_root_and_nothing_can_be_written_but_data(local: Deployed) -> None:
     for service in local.compose("ps", "--services").split():
         for container in local.containers(service):
             if not local.inspect(container)["State"]["Running"]:
@@ -50,7 +50,7 @@ def test_nobody_is_root_and_nothing_can_be_written_but_data(local: Stack) -> Non
                     local.run(["docker", "exec", container, "touch", f"{path}/planted"])
 
 
-def test_only_the_ui_has_a_port_outside(local: Stack) -> None:
+def test_only_the_ui_has_a_port_outside(local: Deployed) -> None:
     bound: dict[tuple[str, str], Any] = {}
     for service in local.compose("ps", "--services").split():
         for container in local.containers(service):
@@ -60,7 +60,7 @@ def test_only_the_ui_has_a_port_outside(local: Stack) -> None:
     assert bound == {("airflow-apiserver", "8080/tcp"): [{"HostIp": "127.0.0.1", "HostPort": str(local.port)}]}
 
 
-def test_the_database_cannot_reach_the_world(local: Stack) -> None:
+def test_the_database_cannot_reach_the_world(local: Deployed) -> None:
     (container,) = local.containers("postgres")
     networks = local.inspect(container)["NetworkSettings"]["Networks"]
 
@@ -69,7 +69,7 @@ def test_the_database_cannot_reach_the_world(local: Stack) -> None:
     assert network.strip() == "true"
 
 
-def test_the_image_has_no_tools_to_build_or_install_with(local: Stack) -> None:
+def test_the_image_has_no_tools_to_build_or_install_with(local: Deployed) -> None:
     tools = ("gcc", "cc", "g++", "make", "ld", "git", "pip", "pip3", "uv", "apt-key")
     found = local.execute(
         "airflow-scheduler", "sh", "-c", f"for one in {' '.join(tools)}; do command -v $one; done; true"
@@ -80,7 +80,7 @@ def test_the_image_has_no_tools_to_build_or_install_with(local: Stack) -> None:
     assert local.execute("airflow-scheduler", "python", "-c", modules).strip() == "[]"
 
 
-def test_no_image_holds_a_secret(local: Stack, tmp_path: Path) -> None:
+def test_no_image_holds_a_secret(local: Deployed, tmp_path: Path) -> None:
     secrets = {value for name, value in local.env().items() if name.endswith(("PASSWORD", "SECRET", "KEY"))}
     assert len(secrets) == 8
     for image in ("ai-usage:local", "ai-usage-postgres:local", "ai-usage-sandbox:local"):
@@ -98,7 +98,7 @@ def test_no_image_holds_a_secret(local: Stack, tmp_path: Path) -> None:
     assert names == ""
 
 
-def test_a_killed_database_comes_back_and_the_truth_with_it(local: Stack) -> None:
+def test_a_killed_database_comes_back_and_the_truth_with_it(local: Deployed) -> None:
     assert local.restate(factor=3) > 10
     local.trigger_all()
     local.await_work()
@@ -109,7 +109,7 @@ def test_a_killed_database_comes_back_and_the_truth_with_it(local: Stack) -> Non
     local.await_truth(900)
 
 
-def test_an_upgrade_keeps_the_data_and_goes_on(local: Stack) -> None:
+def test_an_upgrade_keeps_the_data_and_goes_on(local: Deployed) -> None:
     before = local.select("select count(*) as n from ops.extraction")[0]["n"]
     with (local.folder / ".env").open("a") as file:
         file.write("AI_USAGE_VERSION=next\n")
@@ -125,7 +125,7 @@ def test_an_upgrade_keeps_the_data_and_goes_on(local: Stack) -> None:
     local.await_truth(900)
 
 
-def test_a_new_fernet_key_leaves_no_connection_behind(local: Stack) -> None:
+def test_a_new_fernet_key_leaves_no_connection_behind(local: Deployed) -> None:
     old = local.env()["AI_USAGE_FERNET_KEY"]
     stored = local.select("select conn_id, password from connection order by 1", "airflow")
 
@@ -139,7 +139,7 @@ def test_a_new_fernet_key_leaves_no_connection_behind(local: Stack) -> None:
     local.execute("airflow-scheduler", "ai-usage", "check", "openai")
 
 
-def test_new_passwords_shut_the_old_ones_out(local: Stack) -> None:
+def test_new_passwords_shut_the_old_ones_out(local: Deployed) -> None:
     before = local.env()
 
     local.script("rotate-passwords")
@@ -157,7 +157,7 @@ def test_new_passwords_shut_the_old_ones_out(local: Stack) -> None:
     assert not list(local.folder.glob(".env.*"))
 
 
-def test_a_backup_brings_back_what_was_lost(local: Stack) -> None:
+def test_a_backup_brings_back_what_was_lost(local: Deployed) -> None:
     true, backup = local.truth(), local.folder / "backup"
     local.script("backup", str(backup))
     assert oct(backup.stat().st_mode & 0o777) == "0o700"
@@ -180,7 +180,7 @@ def test_a_backup_brings_back_what_was_lost(local: Stack) -> None:
     local.await_truth(900)
 
 
-def test_a_stack_without_its_secrets_does_not_start(local: Stack) -> None:
+def test_a_stack_without_its_secrets_does_not_start(local: Deployed) -> None:
     local.compose("stop", "--timeout", "10")
     (local.folder / ".env").rename(local.folder / "env.away")
     try:
@@ -191,7 +191,7 @@ def test_a_stack_without_its_secrets_does_not_start(local: Stack) -> None:
 
 
 @pytest.mark.parametrize("weak", ["changeme-changeme-changeme", "short", "airflow-airflow-airflow"])
-def test_a_stack_with_a_well_known_secret_does_not_start(local: Stack, weak: str) -> None:
+def test_a_stack_with_a_well_known_secret_does_not_start(local: Deployed, weak: str) -> None:
     command = ["docker", "run", "--rm", "-e", f"AI_USAGE_AIRFLOW_DB_PASSWORD={weak}", "ai-usage:next", "true"]
     with pytest.raises(Failed, match=r"AI_USAGE_AIRFLOW_DB_PASSWORD (looks like a default|is empty or shorter)"):
         local.run(command)
@@ -208,7 +208,7 @@ def env_of(path: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
 
 
-def can_log_in(stack: Stack, user: str, database: str, password: str) -> bool:
+def can_log_in(stack: Deployed, user: str, database: str, password: str) -> bool:
     login = f"read -r PGPASSWORD; export PGPASSWORD; exec psql -h postgres -U {user} -d {database} -qc 'select 1'"
     try:
         stack.execute("postgres", "sh", "-c", login, content=password + os.linesep)
