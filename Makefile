@@ -69,7 +69,7 @@ $(words): bench
 endif
 endif
 
-bench: setup ## measure; make bench load, make bench transform
+bench: setup ## measure everything; make bench load, make bench calls parse: some of it
 	@PYTHONPATH=plugins:. $(python) -P -m bench $(words) $(ARGS)
 
 sandbox: setup ## run the providers' stand-ins alone, until Ctrl-C
@@ -82,3 +82,4 @@ lock: ## write the lock files anew from requirements*.in
 	$(compile) --upgrade requirements-local.in -o requirements-local.txt
 	$(compile) --upgrade requirements-server.in -o requirements-server.txt
 	$(compile) --upgrade requirements-dev.in -o requirements-dev.txt
+	$(compile) --upgrade requirements-bench.in -o requirements-bench.txt

@@ -30,6 +30,7 @@ from ai_usage.warehouse.migrate import create_raw_table
 from ai_usage.warehouse.place import Place
 from ai_usage.warehouse.roles import LOADER
 from ai_usage.warehouse.session import Warehouse
+from bench.claims import Claim
 from bench.server import PASSWORDS, fresh_warehouse, throw_away_server
 from launcher.pg_home import programs_folder
 from launcher.postgres import Postgres
@@ -102,14 +103,15 @@ def synthetic(rows: int) -> Iterator[Record]:
         )
 
 
-def run() -> None:
+def run() -> list[Claim]:
     """Print the ratio and the memory."""
     with throw_away_server() as (server, folder):
-        _run(server, folder)
+        return _run(server, folder)
 
 
-def _run(server: Postgres, folder: Path) -> None:
+def _run(server: Postgres, folder: Path) -> list[Claim]:
     print("Loading: rows per second, the loader (digest, ledger and all) against psql's COPY of the same rows")
+    claims = []
     for rows in (100_000, 1_000_000):
         text_file = folder / f"{rows}.copy"
         _write_copy_file(text_file, rows)
@@ -125,6 +127,9 @@ def _run(server: Postgres, folder: Path) -> None:
             f"  {rows:>9,} rows   psql {rows / fastest:>9,.0f}/s   loader {rows / median:>9,.0f}/s"
             f"   ratio {fastest / median:4.2f}   loader's peak memory {peak:4.0f} MB"
         )
+        ratio = fastest / median
+        claims.append(Claim(f"loading {rows:,} rows, speed against psql", f"{ratio:.2f} x", ">= 0.8 x", ratio >= 0.8))
+    return claims
 
 
 def _write_copy_file(path: Path, rows: int) -> None:

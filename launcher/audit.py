@@ -16,6 +16,9 @@ from packaging.markers import Marker
 from packaging.utils import canonicalize_name
 
 LOCKS = ("requirements.txt", "requirements-local.txt", "requirements-dev.txt", "requirements-bootstrap.txt")
+APART = ("requirements-bench.txt",)
+"""Locks of environments of their own, whose versions need not agree with the others."""
+
 NOT_LOCKED = frozenset({"pip", "setuptools", "wheel", "uv", "ai-usage-provider"})
 """What an environment has beside the lock: the installers, and this project's own entry points."""
 
@@ -81,11 +84,11 @@ def problems_of_reasons(folder: Path) -> Iterator[str]:
 
 def audit(folder: Path) -> list[str]:
     """Return everything that is wrong with the dependencies."""
-    texts = {name: (folder / name).read_text() for name in LOCKS}
+    texts = {name: (folder / name).read_text() for name in (*LOCKS, *APART)}
     found = [f"{name}: {problem}" for name, text in texts.items() for problem in problems_of_lock(text)]
     known: dict[str, set[str]] = {}
-    for text in texts.values():
-        for name, versions in locked(text).items():
+    for lock in LOCKS:
+        for name, versions in locked(texts[lock]).items():
             known.setdefault(name, set()).update(versions)
     found += [f"{name} is locked in two versions" for name, versions in known.items() if len(versions) > 1]
     return [*found, *problems_of_environment(known), *problems_of_reasons(folder)]

@@ -1,5 +1,5 @@
 """
-Create the virtual environment from the lock files, with nothing but a Python's standard library to begin with.
+Create a virtual environment from the lock files, with nothing but a Python's standard library to begin with.
 
 Run by ``bin/_setup``. Fetches uv (locked in ``requirements-bootstrap.txt``) because it installs an environment of this
 size several times faster than pip, and falls back to pip where uv cannot be had. Does nothing when the environment
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -29,12 +30,10 @@ STATE = ROOT / ".state"
 VENV = STATE / "venv"
 _UV_FOLDER = STATE / "uv"
 _UV = _UV_FOLDER / "bin" / "uv"
-_STAMP = VENV / "installed.json"
 _BOOTSTRAP = "requirements-bootstrap.txt"
 _RUNTIME = ("requirements.txt", "requirements-local.txt")
 _DEVELOPMENT = (*_RUNTIME, "requirements-dev.txt")
-# The environment takes 2 GB, and the download cache about as much again.
-_NEEDED_BYTES = 5 * 1024**3
+_BENCH = ("requirements-bench.txt",)
 _INTERRUPTED = 130
 
 # pip's setting → the variable by which uv is told the same. uv does not read pip's configuration.
@@ -70,25 +69,83 @@ class SetupError(Exception):
     """Why there is no environment, in words for the person who typed the command."""
 
 
+@dataclass(frozen=True)
+class Environment:
+    """
+    A virtual environment and the locks that say what is in it.
+
+    :param development: whether it holds the tools for tests and lint.
+    :param needed_bytes: what it takes on the disk, and the download cache about as much again.
+    """
+
+    folder: Path
+    locks: Sequence[str]
+    development: bool
+    needed_bytes: int
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def stamp(self) -> Path:
+        """The file that says what was installed."""
+        return self.folder / "installed.json"
+
+    def read_stamp(self) -> dict[str, object]:
+        """Return what was installed; nothing if that is not known."""
+        try:
+            content = json.loads(self.stamp.read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def wanted_stamp(self) -> dict[str, object]:
+        """Return what the stamp says once the environment is what the locks are."""
+        return {"digest": _digest(self.locks), "development": self.development, "place": str(self.folder)}
+
+    def works(self) -> bool:
+        """Whether its interpreter still runs (a system upgrade may have taken its Python away)."""
+        if not self.python.exists():
+            return False
+        return subprocess.run([self.python, "-I", "-S", "-c", ""], capture_output=True, check=False).returncode == 0
+
+    def is_complete(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.read_stamp() == self.wanted_stamp() and self.works()
+
+
+def chosen(arguments: Sequence[str]) -> Environment:
+    """Return the environment that the words ask for."""
+    if "bench" in arguments:
+        return Environment(STATE / "bench-venv", _BENCH, development=False, needed_bytes=1024**3)
+    plain = Environment(VENV, _RUNTIME, development=False, needed_bytes=5 * 1024**3)
+    # Once somebody has tested here, a run of `make run` must not take the tools away again.
+    if "dev" in arguments or plain.read_stamp().get("development"):
+        return replace(plain, locks=_DEVELOPMENT, development=True)
+    return plain
+
+
 def main(arguments: Sequence[str]) -> int:
     """
     Set up the environment.
 
-    ``dev`` adds the tools for tests and lint, ``uv`` keeps the installer at hand for `make lock`, ``--check`` only
-    looks whether all that is there.
+    ``dev`` adds the tools for tests and lint, ``bench`` means the environment of what the benchmarks compare with,
+    ``uv`` keeps the installer at hand for `make lock`, ``--check`` only looks whether all that is there.
     """
+    environment = chosen(arguments)
     if "--check" in arguments:
-        complete = _is_complete(development="dev" in arguments) and ("uv" not in arguments or _UV.exists())
-        return 0 if complete else 1
+        return 0 if environment.is_complete() and ("uv" not in arguments or _UV.exists()) else 1
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         STATE.mkdir(exist_ok=True)
         with (STATE / "setup.lock").open("w") as lock:
             _take(lock.fileno())
-            set_up(development="dev" in arguments)
+            set_up(chosen(arguments))
             if "uv" in arguments:
-                _fetch_uv(_installer_environment())
+                _fetch_uv(environment, _installer_variables(environment))
     except SetupError as error:
         print(f"Setup failed. {error}", file=sys.stderr)
         return 1
@@ -101,32 +158,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def set_up(*, development: bool) -> None:
-    """Make the environment what the lock files say."""
-    if _is_complete(development=development):
+def set_up(environment: Environment) -> None:
+    """Make the environment what its lock files say."""
+    if environment.is_complete():
         return
-    stamp = _read_stamp()
-    wanted = _wanted_stamp(development=development)
-    files = _DEVELOPMENT if wanted["development"] else _RUNTIME
+    stamp = environment.read_stamp()
     started = time.monotonic()
-    _require_space()
+    _require_space(environment)
     # A package that was being written when a run was killed looks whole to installers: start over, the cache is warm.
-    _make_venv(keep=not stamp.get("unfinished") and stamp.get("place") in (None, str(VENV)))
-    _STAMP.write_text(json.dumps({"unfinished": True, "development": wanted["development"]}))
-    _install(files)
-    _STAMP.write_text(json.dumps(wanted))
+    _make_venv(environment, keep=not stamp.get("unfinished") and stamp.get("place") in (None, str(environment.folder)))
+    environment.stamp.write_text(json.dumps({"unfinished": True, "development": environment.development}))
+    _install(environment)
+    environment.stamp.write_text(json.dumps(environment.wanted_stamp()))
     _say(f"Environment ready in {time.monotonic() - started:.0f} s.")
-
-
-def _is_complete(*, development: bool) -> bool:
-    return _read_stamp() == _wanted_stamp(development=development) and _works()
-
-
-def _wanted_stamp(*, development: bool) -> dict[str, object]:
-    # Once somebody has tested here, a run of `make run` must not take the tools away again.
-    development = development or bool(_read_stamp().get("development"))
-    digest = _digest(_DEVELOPMENT if development else _RUNTIME)
-    return {"digest": digest, "development": development, "place": str(VENV)}
 
 
 def uv_environment(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
@@ -194,14 +238,6 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _read_stamp() -> dict[str, object]:
-    try:
-        content = json.loads(_STAMP.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _digest(files: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for name in files:
@@ -209,40 +245,30 @@ def _digest(files: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _venv_python() -> Path:
-    return VENV / "bin" / "python"
-
-
-def _works() -> bool:
-    """Whether the environment's interpreter still runs (a system upgrade may have taken its Python away)."""
-    if not _venv_python().exists():
-        return False
-    return subprocess.run([_venv_python(), "-I", "-S", "-c", ""], capture_output=True, check=False).returncode == 0
-
-
-def _require_space() -> None:
+def _require_space(environment: Environment) -> None:
     free = shutil.disk_usage(STATE).free
-    if free < _NEEDED_BYTES and not VENV.exists():
+    if free < environment.needed_bytes and not environment.folder.exists():
         raise SetupError(
-            f"{STATE} has {free / 1024**3:.1f} GB free, and the environment needs {_NEEDED_BYTES / 1024**3:.0f} GB."
-            " Make room, or put the project on another disk."
+            f"{STATE} has {free / 1024**3:.1f} GB free, and the environment needs"
+            f" {environment.needed_bytes / 1024**3:.0f} GB. Make room, or put the project on another disk."
         )
 
 
-def _make_venv(*, keep: bool) -> None:
-    if keep and (VENV / "pyvenv.cfg").exists() and _works():
+def _make_venv(environment: Environment, *, keep: bool) -> None:
+    folder = environment.folder
+    if keep and (folder / "pyvenv.cfg").exists() and environment.works():
         return
-    shutil.rmtree(VENV, ignore_errors=True)
-    _say(f"Creating a virtual environment with Python {sys.version.split()[0]} in {VENV} …")
+    shutil.rmtree(folder, ignore_errors=True)
+    _say(f"Creating a virtual environment with Python {sys.version.split()[0]} in {folder} …")
     with_pip = importlib.util.find_spec("ensurepip") is not None
     if not with_pip and not _own_pip():
         raise SetupError(
             f"This Python ({sys.executable}) can make no virtual environments: its module ensurepip is missing."
             f" Debian, Ubuntu: apt-get install python{sys.version_info.major}.{sys.version_info.minor}-venv"
         )
-    made = _run([sys.executable, "-I", "-m", "venv", *([] if with_pip else ["--without-pip"]), str(VENV)])
+    made = _run([sys.executable, "-I", "-m", "venv", *([] if with_pip else ["--without-pip"]), str(folder)])
     if made.returncode != 0:
-        shutil.rmtree(VENV, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise SetupError(f"The virtual environment could not be made:\n{_tail(made.stdout)}")
 
 
@@ -250,31 +276,35 @@ def _own_pip() -> bool:
     return importlib.util.find_spec("pip") is not None
 
 
-def _pip() -> list[str]:
+def _pip(environment: Environment) -> list[str]:
     """Return a pip that installs into the environment."""
-    if (VENV / "bin" / "pip").exists():
-        return [str(_venv_python()), "-I", "-m", "pip"]
-    return [sys.executable, "-I", "-m", "pip", "--python", str(_venv_python())]
+    if (environment.folder / "bin" / "pip").exists():
+        return [str(environment.python), "-I", "-m", "pip"]
+    return [sys.executable, "-I", "-m", "pip", "--python", str(environment.python)]
 
 
-def _install(files: Sequence[str]) -> None:
-    environment = _installer_environment()
-    uv = _fetch_uv(environment)
+def _install(environment: Environment) -> None:
+    variables = _installer_variables(environment)
+    uv = _fetch_uv(environment, variables)
     if uv is not None:
-        _say("Installing the locked packages (about 400; a few minutes the first time) …")
-        if _stream(_uv_command(uv, files), environment) == 0:
+        _say(f"Installing the locked packages ({_count(environment.locks)}; a few minutes the first time) …")
+        if _stream(_uv_command(uv, environment), variables) == 0:
             return
         _say("uv did not succeed; trying the same with pip, which takes longer …")
-    _install_with_pip(files, environment)
+    _install_with_pip(environment, variables)
 
 
-def _installer_environment() -> dict[str, str]:
-    environment = _clean_environment()
-    settings = parse_pip_settings(_run([*_pip(), "config", "list"], environment).stdout)
-    return environment | uv_environment(settings, environment)
+def _count(locks: Sequence[str]) -> int:
+    return sum("==" in line for name in locks for line in (ROOT / name).read_text().splitlines() if line[:1].isalnum())
 
 
-def _fetch_uv(environment: Mapping[str, str]) -> Path | None:
+def _installer_variables(environment: Environment) -> dict[str, str]:
+    variables = _clean_variables()
+    settings = parse_pip_settings(_run([*_pip(environment), "config", "list"], variables).stdout)
+    return variables | uv_environment(settings, variables)
+
+
+def _fetch_uv(environment: Environment, variables: Mapping[str, str]) -> Path | None:
     stamp = _UV_FOLDER / "lock.sha256"
     digest = _digest([_BOOTSTRAP])
     if _UV.exists() and stamp.exists() and stamp.read_text() == digest:
@@ -282,10 +312,11 @@ def _fetch_uv(environment: Mapping[str, str]) -> Path | None:
     _say("Fetching the installer (uv) …")
     shutil.rmtree(_UV_FOLDER, ignore_errors=True)
     # For the target's sake by the plain interpreter: `--python` and `--target` do not go together.
-    pip = [str(_venv_python()), "-I", "-m", "pip"] if (VENV / "bin" / "pip").exists() else [sys.executable, "-m", "pip"]
+    has_pip = (environment.folder / "bin" / "pip").exists()
+    pip = [str(environment.python), "-I", "-m", "pip"] if has_pip else [sys.executable, "-m", "pip"]
     options = ["--quiet", "--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:", "--no-deps"]
     lock = str(ROOT / _BOOTSTRAP)
-    fetched = _run([*pip, "install", *options, "--target", str(_UV_FOLDER), "-r", lock], environment)
+    fetched = _run([*pip, "install", *options, "--target", str(_UV_FOLDER), "-r", lock], variables)
     if fetched.returncode != 0 or not _UV.exists():
         _refuse_hopeless(fetched.stdout)
         _say(f"uv could not be fetched ({_tail(fetched.stdout, 1)}).")
@@ -294,18 +325,18 @@ def _fetch_uv(environment: Mapping[str, str]) -> Path | None:
     return _UV
 
 
-def _uv_command(uv: Path, files: Sequence[str]) -> list[str]:
+def _uv_command(uv: Path, environment: Environment) -> list[str]:
     # `sync`, not `install`: what the lock no longer names goes away.
     return [
-        *(str(uv), "pip", "sync", "--python", str(_venv_python()), "--require-hashes", "--no-build"),
-        *("--compile-bytecode", "--no-config", *(str(ROOT / name) for name in files)),
+        *(str(uv), "pip", "sync", "--python", str(environment.python), "--require-hashes", "--no-build"),
+        *("--compile-bytecode", "--no-config", *(str(ROOT / name) for name in environment.locks)),
     ]
 
 
-def _install_with_pip(files: Sequence[str], environment: Mapping[str, str]) -> None:
-    requirements = [option for name in files for option in ("-r", str(ROOT / name))]
-    command = [*_pip(), "install", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
-    status = _stream([*command, "--only-binary", ":all:", *requirements], environment)
+def _install_with_pip(environment: Environment, variables: Mapping[str, str]) -> None:
+    requirements = [option for name in environment.locks for option in ("-r", str(ROOT / name))]
+    command = [*_pip(environment), "install", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
+    status = _stream([*command, "--only-binary", ":all:", *requirements], variables)
     if status != 0:
         _refuse_hopeless("")
         raise SetupError(
@@ -326,7 +357,7 @@ def _refuse_hopeless(output: str) -> None:
         )
 
 
-def _clean_environment() -> dict[str, str]:
+def _clean_variables() -> dict[str, str]:
     # A caller who wants no bytecode would make every start of every process slow.
     dropped = (
         "PYTHONDONTWRITEBYTECODE",
@@ -336,18 +367,18 @@ def _clean_environment() -> dict[str, str]:
         "PIP_USER",
         "PIP_REQUIRE_VIRTUALENV",
     )
-    environment = {name: value for name, value in os.environ.items() if name not in dropped}
-    home = Path(environment.get("HOME") or "/")
-    if "UV_CACHE_DIR" not in environment and not os.access(home, os.W_OK):
-        environment["UV_CACHE_DIR"] = str(STATE / "uv-cache")
-    return environment
+    variables = {name: value for name, value in os.environ.items() if name not in dropped}
+    home = Path(variables.get("HOME") or "/")
+    if "UV_CACHE_DIR" not in variables and not os.access(home, os.W_OK):
+        variables["UV_CACHE_DIR"] = str(STATE / "uv-cache")
+    return variables
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run to the end and return what it said, both outputs together."""
     return subprocess.run(
         command,
-        env=environment or _clean_environment(),
+        env=variables or _clean_variables(),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -357,12 +388,12 @@ def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -
     )
 
 
-def _stream(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def _stream(command: Sequence[str], variables: Mapping[str, str]) -> int:
     """Run with its progress visible and return the exit status."""
     # On a terminal uv draws a progress bar itself; in a log only its summary is worth a line, not each package.
     summarised = not sys.stderr.isatty()
     output = subprocess.PIPE if summarised else sys.stderr
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, env=variables, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True)
     try:
         for line in process.stdout or ():
             if not line.startswith((" + ", " - ", " ~ ")):
