@@ -2,9 +2,9 @@
 The same backfill with 1, 2 and 4 Celery workers, against a sandbox that answers as slowly as real providers do.
 
 Each size starts from nothing: a fresh copy of the repository, its stack by Compose, empty databases. The backfill is what
-happens after connecting: the first runs of all ten providers. Time counts from the moment the DAGs are let go until the last
-source is loaded, by Airflow's own record of the tasks; until the marts are fresh, beside it. A worker takes a fixed number of
-tasks at once, so that workers, not slots, are what there is more of.
+happens after connecting: the first runs of all ten providers. Time counts from the moment the DAGs are let go until the
+last source is loaded, by Airflow's own record of the tasks. A worker takes a fixed number of tasks at once, so that workers,
+not slots, are what there is more of.
 """
 
 from __future__ import annotations
