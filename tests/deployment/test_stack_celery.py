@@ -6,7 +6,11 @@ The tests of this file build on each other, in their order.
 
 from __future__ import annotations
 
+import pytest
+
 from tests.deployment.stack import Deployed, eventually
+
+pytestmark = pytest.mark.timeout(3600)  # building the images may take long
 
 
 def test_a_worker_that_is_killed_during_a_load_costs_nothing_but_time(celery: Deployed) -> None:

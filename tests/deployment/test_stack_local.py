@@ -15,6 +15,8 @@ import pytest
 
 from tests.deployment.stack import Deployed, Failed, eventually
 
+pytestmark = pytest.mark.timeout(3600)  # building the images may take long
+
 
 def test_from_a_clone_to_the_truth_of_all_providers(local: Deployed) -> None:
     began = time.monotonic()
