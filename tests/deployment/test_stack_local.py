@@ -34,7 +34,7 @@ def test_the_ui_answers_and_wants_a_login(local: Deployed) -> None:
 
 
 def test_the_project_s_own_command_line_works_in_a_container(local: Deployed) -> None:
-    assert "aws_bedrock" in local.execute("airflow-scheduler", "ai-usage", "status", "--all")
+    assert "aws_bedrock" in local.execute("airflow-scheduler", "ai-usage", "status")
 
 
 def test_nobody_is_root_and_nothing_can_be_written_but_data(local: Deployed) -> None:
