@@ -105,8 +105,10 @@ def _backfill(repository: Path, workers: int) -> Measured:
         _say(f"{workers} workers: healthy")
         queued = "select 1 from dag_run where run_id like 'manual%' having count(*) = 10"
         eventually(lambda: stack.select(queued, "airflow"), 300, stack.describe)
-        for provider in stack.ask("GET", "/_health")["simulators"]:
-            stack.ask("POST", "/_faults", [{"kind": "latency", "provider": provider, "milliseconds": LATENCY_MS}])
+        slow = {"kind": "latency", "milliseconds": LATENCY_MS}
+        stack.ask_all(
+            [("POST", "/_faults", [slow | {"provider": name}]) for name in stack.ask("/_health")["simulators"]]
+        )
         before = _cpu_seconds()
         stack.execute(
             "airflow-scheduler", "airflow", "dags", "unpause", "--treat-dag-id-as-regex", "--yes", ".*_(usage|marts)"

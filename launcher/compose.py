@@ -23,16 +23,18 @@ from urllib.request import ProxyHandler, build_opener
 PARTS = ("airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "postgres")
 _OPENER = build_opener(ProxyHandler({}))
 
-# Asks the sandbox from inside its container, since none of its ports is open to the outside.
+# Asks the sandbox from inside its container, since none of its ports is open to the outside: several questions at once.
 _ASK = """
-import sys, urllib.error, urllib.request
-method, path = sys.argv[1:]
-body = sys.stdin.buffer.read() or None
-asked = urllib.request.Request("http://127.0.0.1:8490" + path, data=body, method=method)
-try:
-    sys.stdout.buffer.write(urllib.request.urlopen(asked, timeout=60).read())
-except urllib.error.HTTPError as error:
-    sys.exit(f"{error.code}: {error.read().decode()}")
+import json, sys, urllib.error, urllib.request
+answers = []
+for method, path, content in json.load(sys.stdin):
+    body = None if content is None else json.dumps(content).encode()
+    asked = urllib.request.Request("http://127.0.0.1:8490" + path, data=body, method=method)
+    try:
+        answers.append([200, urllib.request.urlopen(asked, timeout=60).read().decode()])
+    except urllib.error.HTTPError as error:
+        answers.append([error.code, error.read().decode()])
+json.dump(answers, sys.stdout)
 """
 
 # The first child of the container's little init: the program itself.
@@ -152,12 +154,14 @@ class Stack:
         answer = self.execute("postgres", "sh", "-c", login, content=asked)
         return [json.loads(line, parse_float=Decimal) for line in answer.splitlines() if line]
 
-    def ask(self, method: str, path: str, content: object = None) -> Any:
-        """Call the sandbox's own interface."""
-        body = "" if content is None else json.dumps(content)
-        return json.loads(
-            self.execute("sandbox", "python", "-c", _ASK, method, path, content=body), parse_float=Decimal
-        )
+    def ask(self, path: str) -> Any:
+        """Read from the sandbox's own interface."""
+        return self.ask_all([("GET", path, None)])[0]
+
+    def ask_all(self, questions: Sequence[tuple[str, str, object]]) -> list[Any]:
+        """Put several questions (method, path, content) to the sandbox; an answer is None where it refused."""
+        told = self.execute("sandbox", "python", "-c", _ASK, content=json.dumps(list(questions)))
+        return [json.loads(text, parse_float=Decimal) if status == 200 else None for status, text in json.loads(told)]
 
     def ui(self, path: str) -> tuple[int, bytes]:
         """Open a page of the UI the way a browser on the server would."""

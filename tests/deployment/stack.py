@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import Any
 
 from launcher.compose import Failed, Stack, eventually
 from tests.support.marts import DAILY, Places, normal
@@ -22,12 +21,10 @@ class Deployed(Stack):
 
     def truth(self) -> Places:
         """Return what the mart must hold, of all providers."""
-        health = self.ask("GET", "/_health")
+        health = self.ask("/_health")
         first = date.fromisoformat(health["today"]) - timedelta(days=HISTORY_DAYS - 1)
-        rows: list[Any] = []
-        for provider in health["simulators"]:
-            rows += self.ask("GET", f"/_truth?provider={provider}&first={first}&last={health['today']}")
-        return normal(rows)
+        answers = self.ask_all([_truth(name, first, health["today"]) for name in health["simulators"]])
+        return normal(row for rows in answers for row in rows)
 
     def await_truth(self, seconds: float) -> None:
         """Wait until the mart equals the truth; what differs is in the failure."""
@@ -54,23 +51,25 @@ class Deployed(Stack):
         return "\n".join([f"{len(wrong)} of {len(true)} places differ", *told, str(runs), str(problems)[:3000]])
 
     def restate(self, factor: int) -> int:
-        """Let every provider correct yesterday and the day before, everywhere it can; return how many corrections."""
-        health = self.ask("GET", "/_health")
+        """Let every provider correct yesterday and the day before, wherever it can; return how many corrections."""
+        health = self.ask("/_health")
         today = date.fromisoformat(health["today"])
-        corrections = 0
-        for provider in health["simulators"]:
-            for day in (today - timedelta(days=1), today - timedelta(days=2)):
-                rows = self.ask("GET", f"/_truth?provider={provider}&first={day}&last={day}")
-                places = {(row["account_id"], region) for row in rows for region in (row["region"], "-")}
-                for account, region in sorted(places, key=repr):
-                    corrections += self._restate_one(
-                        {"provider": provider, "account": account, "region": region, "day": str(day), "factor": factor}
-                    )
-        return corrections
+        asked = [
+            (name, day)
+            for name in health["simulators"]
+            for day in (today - timedelta(days=1), today - timedelta(days=2))
+        ]
+        truths = self.ask_all([_truth(name, day, day) for name, day in asked])
+        corrections = [
+            {"provider": name, "account": account, "region": region, "day": str(day), "factor": factor}
+            for (name, day), rows in zip(asked, truths, strict=True)
+            for account, region in sorted(
+                {(row["account_id"], at) for row in rows for at in (row["region"], "-")}, key=repr
+            )
+        ]
+        # A place that a provider does not have is refused.
+        return sum(bool(answer) for answer in self.ask_all([("POST", "/_restate", [one]) for one in corrections]))
 
-    def _restate_one(self, correction: dict[str, object]) -> int:
-        try:
-            self.ask("POST", "/_restate", [correction])
-        except Failed:
-            return 0  # a place that this provider does not have
-        return 1
+
+def _truth(provider: str, first: date, last: date | str) -> tuple[str, str, None]:
+    return "GET", f"/_truth?provider={provider}&first={first}&last={last}", None
