@@ -50,7 +50,7 @@ class Deployed(Stack):
         )
         told = [f"{place}: stored {stored.get(place)}, true {true.get(place)}" for place in wrong[:3]]
         runs = self.select("select dag_id, run_id, state from dag_run where state <> 'success'", "airflow")
-        problems = self.select("select * from ops.problem where closed_at is null")
+        problems = self.select("select * from ops.problem where resolved_at is null")
         return "\n".join([f"{len(wrong)} of {len(true)} places differ", *told, str(runs), str(problems)[:3000]])
 
     def restate(self, factor: int) -> int:
