@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 PARTS = ("airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "postgres")
 _OPENER = build_opener(ProxyHandler({}))
@@ -169,10 +169,21 @@ class Stack:
             return answer.status, answer.read()
 
     def trigger_all(self) -> None:
-        """Start every provider's DAG, as a person would from a shell."""
-        names = self.select("select dag_id from dag where dag_id like '%\\_usage'", "airflow")
-        for name in sorted(row["dag_id"] for row in names):
-            self.execute("airflow-scheduler", "airflow", "dags", "trigger", name)
+        """Start every provider's DAG, through the API as any other program would."""
+        env = self.env()
+        login = {"username": env.get("AI_USAGE_UI_USER", "admin"), "password": env["AI_USAGE_UI_PASSWORD"]}
+        token = self._post("/auth/token", login, {})["access_token"]
+        for row in self.select("select dag_id from dag where dag_id like '%\\_usage' order by 1", "airflow"):
+            self._post(
+                f"/api/v2/dags/{row['dag_id']}/dagRuns", {"logical_date": None}, {"Authorization": f"Bearer {token}"}
+            )
+
+    def _post(self, path: str, content: object, headers: dict[str, str]) -> Any:
+        body, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
+        with _OPENER.open(
+            Request(f"http://127.0.0.1:{self.port}{path}", data=body, headers=kind | headers), timeout=30
+        ) as answer:
+            return json.load(answer)
 
     def await_work(self, seconds: float = 300) -> None:
         """Wait until tasks are running."""

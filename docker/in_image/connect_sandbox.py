@@ -7,13 +7,16 @@ Runs once at each start of the profile ``sandbox``; a connection that exists is 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, build_opener
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 _OFFER = "http://127.0.0.1:8490/_connections"
 _PATIENCE_SECONDS = 120
@@ -34,7 +37,40 @@ def main() -> int:
                 write(Path(folder, "variables.json"), {"ai_usage_connections": offer["variable"]}),
             )
     print(f"sandbox: {len(missing)} connections added, {len(known)} were there", file=sys.stderr)
+    if missing:
+        token = log_in()
+        for provider in sorted({one["provider"] for one in missing}):
+            start(f"{provider}_usage", token)
     return 0
+
+
+def start(dag: str, token: str) -> None:
+    """Trigger a DAG, as soon as Airflow has read its file: the run of this hour may have begun without connections."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            call(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None}, {"Authorization": f"Bearer {token}"})
+            break
+        except HTTPError as error:
+            if error.code != HTTPStatus.NOT_FOUND or time.monotonic() > until:
+                raise
+            time.sleep(3)
+    print(f"sandbox: started {dag}", file=sys.stderr)
+
+
+def log_in() -> str:
+    """Return a token of Airflow's API, with the UI's first user."""
+    user, password = os.environ.get("AI_USAGE_UI_USER", "admin"), os.environ["AI_USAGE_UI_PASSWORD"]
+    token: str = call("/auth/token", {"username": user, "password": password}, {})["access_token"]
+    return token
+
+
+def call(path: str, content: object, headers: dict[str, str]) -> Any:
+    """Post JSON to Airflow's API server and return its answer."""
+    body = json.dumps(content).encode()
+    asked = Request(_API + path, data=body, headers={"Content-Type": "application/json"} | headers)
+    with build_opener(ProxyHandler({})).open(asked, timeout=30) as answer:
+        return json.load(answer)
 
 
 def connection(offered: dict[str, Any]) -> dict[str, Any]:
