@@ -180,9 +180,8 @@ class Stack:
 
     def _post(self, path: str, content: object, headers: dict[str, str]) -> Any:
         body, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
-        with _OPENER.open(
-            Request(f"http://127.0.0.1:{self.port}{path}", data=body, headers=kind | headers), timeout=30
-        ) as answer:
+        asked = Request(f"http://127.0.0.1:{self.port}{path}", data=body, headers=kind | headers)
+        with _OPENER.open(asked, timeout=30) as answer:
             return json.load(answer)
 
     def await_work(self, seconds: float = 300) -> None:

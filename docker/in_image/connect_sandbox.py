@@ -18,6 +18,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+_API = "http://airflow-apiserver:8080"
 _OFFER = "http://127.0.0.1:8490/_connections"
 _PATIENCE_SECONDS = 120
 
@@ -31,11 +32,8 @@ def main() -> int:
         if missing:
             content = {one.pop("connection_id"): connection(one) for one in missing}
             airflow("connections", "import", write(Path(folder, "connections.json"), content))
-            airflow(
-                "variables",
-                "import",
-                write(Path(folder, "variables.json"), {"ai_usage_connections": offer["variable"]}),
-            )
+            variables = {"ai_usage_connections": offer["variable"]}
+            airflow("variables", "import", write(Path(folder, "variables.json"), variables))
     print(f"sandbox: {len(missing)} connections added, {len(known)} were there", file=sys.stderr)
     if missing:
         token = log_in()
@@ -68,7 +66,9 @@ def log_in() -> str:
 def call(path: str, content: object, headers: dict[str, str]) -> Any:
     """Post JSON to Airflow's API server and return its answer."""
     body = json.dumps(content).encode()
-    asked = Request(_API + path, data=body, headers={"Content-Type": "application/json"} | headers)
+    asked = Request(  # noqa: S310 - the scheme is ours
+        _API + path, data=body, headers={"Content-Type": "application/json"} | headers
+    )
     with build_opener(ProxyHandler({})).open(asked, timeout=30) as answer:
         return json.load(answer)
 
