@@ -1,6 +1,6 @@
 # Everything a person types. The work is done by bin/ and launcher/; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help run stop status clean setup dev-setup test faults soak lint audit format bench sandbox lock
+.PHONY: help run stop status clean setup dev-setup test faults soak deployment lint audit format bench sandbox lock
 
 python := .state/venv/bin/python
 checked := plugins/ai_usage plugins/ai_usage_plugin.py launcher sandbox dags bench tests
@@ -41,10 +41,14 @@ soak: dev-setup ## play 200 random schedules of faults, kills and restatements (
 	@AI_USAGE_TEST_SCHEDULES=$(or $(SEEDS),200) $(if $(SEED),AI_USAGE_TEST_SEED=$(SEED)) \
 		$(python) -m pytest -v -n auto --maxprocesses=4 tests/faults/test_random_schedules.py $(ARGS)
 
+deployment: dev-setup ## run docker-compose.yaml for real, hurt it, back it up, restore it (needs Docker; half an hour)
+	@AI_USAGE_TEST_DEPLOYMENT=1 $(python) -m pytest -v -s tests/deployment $(ARGS)
+
 lint: dev-setup ## check style, types and SQL
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy --strict $(checked)
+	$(python) -m mypy --strict docker/in_image
 	$(python) -m sqlfluff lint dbt_project plugins/ai_usage/warehouse/migrations
 
 audit: dev-setup ## check the dependencies: whole lock, environment equal to it
@@ -76,5 +80,6 @@ lock: ## write the lock files anew from requirements*.in
 	@bin/_setup uv
 	$(compile) --upgrade requirements.in -o requirements.txt
 	$(compile) --upgrade requirements-local.in -o requirements-local.txt
+	$(compile) --upgrade requirements-server.in -o requirements-server.txt
 	$(compile) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(compile) --upgrade requirements-bench.in -o requirements-bench.txt
