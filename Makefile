@@ -65,7 +65,7 @@ $(words): bench
 endif
 endif
 
-bench: setup ## measure; make bench load, make bench transform
+bench: setup ## measure; make bench load, make bench transform, make bench cycle
 	@PYTHONPATH=plugins:. $(python) -P -m bench $(words) $(ARGS)
 
 sandbox: setup ## run the providers' stand-ins alone, until Ctrl-C
