@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ from bench.server import fresh_warehouse
 from launcher import database
 from launcher.airflow_api import AirflowApi, ApiUnavailableError
 from launcher.components import airflow_components, sandbox_component
-from launcher.ports import LOOPBACK
+from launcher.ports import LOOPBACK, any_free
 from launcher.postgres import Postgres
 from launcher.settings import (
     AIRFLOW_DATABASE,
     UI_USER,
     WAREHOUSE_DATABASE,
-    choose_ports,
+    Ports,
     process_environment,
     project_variables,
     ui_url,
@@ -60,7 +60,8 @@ class Stack:
     def __init__(self, state: State, terminal: Terminal) -> None:
         self._terminal = terminal
         self._secrets = state.secrets()
-        self._ports = choose_ports(state, {})
+        # Not those that `make run` prefers: it may start in between.
+        self._ports = Ports(**{field.name: any_free() for field in fields(Ports)})
         self.state = state
         self.server = Postgres(state.postgres, self._ports.database)
         self._supervisor = Supervisor(f"{_MARK} {state.folder}", terminal)
