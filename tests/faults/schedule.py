@@ -73,6 +73,8 @@ def play(seed: int, cluster: Cluster, target: Path) -> list[str]:
                 if chance.random() < 0.25:
                     told.append(_transform_disturbed(chance, cluster, warehouse, target, f"early {number}"))
             sandbox.faults.clear()
+            # A minute later, so that providers that count calls per minute begin anew.
+            sandbox.requests.reset()
             victim.sync(providers.names(), "healthy")
             # Tomorrow's housekeeping, which finds that what a fault made a provider name is named no more.
             drop_passing_scopes(warehouse.warehouse, Cleaned(), gone_for=timedelta(0))

@@ -608,6 +608,7 @@ def test_what_azure_defines_and_then_refuses_is_left_out_and_the_rest_is_read(sa
     )
     assert any("model_name" in entry for entry in entries) is (kind != "fewer_dimensions")
     assert {note.kind for note in one.journal.notes} == (set() if kind == "series_twice" else {"schema_drift"})
+    assert one.journal.unsettled == (set() if kind == "series_twice" else set(Window(days_ago(9), TODAY).days))
 
 
 def test_new_fields_are_told_once_and_never_stored(sandbox: Sandbox) -> None:

@@ -232,17 +232,30 @@ class Batches:
     is_refused: bool = False
 
 
+def place_of(resource: Resource) -> str:
+    """Return what resources have in common that know the same metrics."""
+    return f"{resource.kind}/{resource.location}".lower()
+
+
 class Monitor:
     """Asks Azure Monitor for the daily sums of resources."""
 
-    def __init__(self, client: AzureClient, definitions: dict[str, list[Question]], batches: Batches) -> None:
+    def __init__(
+        self, client: AzureClient, definitions: dict[str, list[Question]], batches: Batches, refused: set[str]
+    ) -> None:
+        """
+        Take what has been found out so far, and add to it.
+
+        :param refused: places where Azure Monitor refused something that it defines.
+        """
         self._client = client
+        self._refused = refused
         self._definitions = definitions
         self._batches = batches
 
     def questions(self, resource: Resource) -> list[Question]:
         """Return what can be asked about resources of this kind in this region; new metrics come to one after another."""
-        place = self._place(resource)
+        place = place_of(resource)
         if place not in self._definitions:
             path = f"{resource.id}/providers/Microsoft.Insights/metricDefinitions"
             found = self._client.list_json(path, {"api-version": METRICS_VERSION, "metricnamespace": ACCOUNTS})
@@ -284,14 +297,11 @@ class Monitor:
         rest = [one for one in self.questions(resource) if one != question]
         if smaller is None or not (rest or smaller.metrics):
             raise refused
-        self._definitions[self._place(resource)] = rest + [smaller] * bool(smaller.metrics)
+        self._definitions[place_of(resource)] = rest + [smaller] * bool(smaller.metrics)
+        self._refused.add(place_of(resource))
         lost = {*question.metrics, *question.dimensions} - {*smaller.metrics, *smaller.dimensions}
         drift.remark(f"Azure Monitor defines {', '.join(sorted(lost))} but refuses to tell; the rest is read.")
         return smaller
-
-    @staticmethod
-    def _place(resource: Resource) -> str:
-        return f"{resource.kind}/{resource.location}".lower()
 
     def _from_batch(
         self, resource: Resource, question: Question, span: Span, siblings: Iterable[Resource]

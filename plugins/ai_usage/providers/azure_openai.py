@@ -48,6 +48,7 @@ from ai_usage.providers._azure_openai import (
     Resource,
     Span,
     on_day,
+    place_of,
     unknown_kind,
 )
 
@@ -71,6 +72,7 @@ class _Known:
     listed: dict[str, list[Resource]] = field(default_factory=dict)
     questions: dict[str, list[Question]] = field(default_factory=dict)
     batches: Batches = field(default_factory=Batches)
+    refused: set[str] = field(default_factory=set)
     deployments: dict[str, list[Deployed]] = field(default_factory=dict)
 
 
@@ -256,6 +258,9 @@ class AzureOpenAI(Provider):
         siblings = [one for one in self._of(connection).resources.values() if one.location]
         drift = Drift("Azure Monitor")
         points = self._points(connection, resource, window, siblings, drift)
+        if place_of(resource) in self._of(connection).refused:
+            # What is told apart less today may be told tomorrow: such days are read again, however old they are.
+            connection.journal.unsettled.update(window.days)
         history = self._deployments(connection, scope, resource) if points else []
         _tell_what_differs(connection, points)
         drift.tell(connection.journal)
@@ -369,7 +374,7 @@ class AzureOpenAI(Provider):
         drift: Drift | None = None,
     ) -> list[Point]:
         known = self._of(connection)
-        monitor = Monitor(connection.client, known.questions, known.batches)
+        monitor = Monitor(connection.client, known.questions, known.batches, known.refused)
         return monitor.points(resource, Span(window, self._now()), drift or Drift("Azure Monitor"), siblings)
 
     def _list_deployments(self, connection: Connection, resource: Resource) -> list[Deployed]:
