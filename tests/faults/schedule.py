@@ -36,6 +36,8 @@ LIES = frozenset(
         # Whole, well-formed answers that say something else than the truth: nobody could tell.
         "nothing",
         "odd_names",
+        # Seen where both families of metrics are told; some resources tell one only, and of them the wrong one.
+        "families_differ",
     }
 )
 

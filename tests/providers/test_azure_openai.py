@@ -588,6 +588,8 @@ def test_families_that_differ_are_both_kept_and_told(sandbox: Sandbox) -> None:
     assert note.kind == "families_differ"
     assert "chat-41" in note.message
     assert "opus" not in note.message
+    apart = {day for day, record in records if record["deployment"] == "chat-41"}
+    assert apart and apart <= one.journal.unsettled
     metrics = {entry["metric"] for _, record in records for entry in record["series"]}
     assert {"InputTokens", "ProcessedPromptTokens"} <= metrics
 

@@ -453,16 +453,21 @@ def _in_order(series: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _tell_what_differs(connection: Connection, points: Sequence[Point]) -> None:
-    """Leave a note on deployments whose two families, or whose parts and total, do not say the same."""
+    """
+    Leave a note on deployments whose two families, or whose parts and total, do not say the same.
+
+    Days on which the families differ stay open: one of the two is wrong, and may be put right.
+    """
     sums: dict[tuple[date, str], dict[str, int]] = {}
     for day, deployment, series in points:
         totals = sums.setdefault((day, deployment), {})
         totals[series["metric"]] = totals.get(series["metric"], 0) + series["total"]
     apart, odd = set(), set()
-    for (_, deployment), totals in sums.items():
+    for (day, deployment), totals in sums.items():
         for new, classic in FAMILIES:
             if new in totals and classic in totals and abs(totals[new] - totals[classic]) * 100 > totals[new]:
                 apart.add(deployment)
+                connection.journal.unsettled.add(day)
         counted = [next((totals[name] for name in family if name in totals), 0) for family in (INPUT, OUTPUT, TOTAL)]
         parts = counted[0] + counted[1]
         if counted[2] not in (0, parts, parts + sum(totals.get(name, 0) for name in CACHE)):
