@@ -41,7 +41,7 @@ select
     sum(extract(epoch from ti.end_date - ti.start_date)) as busy_seconds
 from task_instance as ti
 inner join dag_run as dr using (dag_id, run_id)
-where dr.run_id like 'manual%' and ti.task_id = 'extract_load' and ti.state = 'success'
+where dr.run_id = 'sandbox_connected' and ti.task_id = 'extract_load' and ti.state = 'success'
 """
 _OPEN = """
 select 1 from dag_run where dag_id like '%\\_usage' and state in ('queued', 'running')
@@ -103,7 +103,7 @@ def _backfill(repository: Path, workers: int) -> Measured:
             file.write(f"AI_USAGE_SANDBOX_HISTORY_DAYS={HISTORY_DAYS}\n")
         stack.up("--scale", f"airflow-worker={workers}")
         _say(f"{workers} workers: healthy")
-        queued = "select 1 from dag_run where run_id like 'manual%' having count(*) = 10"
+        queued = "select 1 from dag_run where run_id = 'sandbox_connected' having count(*) = 10"
         eventually(lambda: stack.select(queued, "airflow"), 300, stack.describe)
         slow = {"kind": "latency", "milliseconds": LATENCY_MS}
         stack.ask_all(

@@ -15,7 +15,7 @@ from pathlib import Path
 from packaging.markers import Marker
 from packaging.utils import canonicalize_name
 
-LOCKS = ("requirements.txt", "requirements-local.txt", "requirements-dev.txt", "requirements-bootstrap.txt")
+LOCKS = tuple(f"requirements{name}.txt" for name in ("", "-local", "-server", "-dev", "-bootstrap"))
 APART = ("requirements-bench.txt",)
 """Locks of environments of their own, whose versions need not agree with the others."""
 

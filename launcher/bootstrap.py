@@ -143,6 +143,7 @@ def main(arguments: Sequence[str]) -> int:
         STATE.mkdir(exist_ok=True)
         with (STATE / "setup.lock").open("w") as lock:
             _take(lock.fileno())
+            # Chosen again: whoever held the lock may have added the tools for tests meanwhile.
             set_up(chosen(arguments))
             if "uv" in arguments:
                 _fetch_uv(environment, _installer_variables(environment))

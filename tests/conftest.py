@@ -12,23 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from bench.airflow_home import settings
+from bench.processes import ROOT
+
 # Airflow reads its settings when it is first imported, which a test module may do while pytest collects it; so the tests'
 # own installation is named before anything else happens.
 _AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="ai_usage_airflow_"))
 atexit.register(shutil.rmtree, _AIRFLOW_HOME, ignore_errors=True)
-_REPOSITORY = Path(__file__).resolve().parents[1]
 for _name in [name for name in os.environ if name.startswith(("AIRFLOW_", "AI_USAGE_"))]:
     if not _name.startswith("AI_USAGE_TEST_"):  # what is said to the tests themselves
         del os.environ[_name]
-os.environ |= {
-    "AIRFLOW_HOME": str(_AIRFLOW_HOME),
-    "AIRFLOW__CORE__DAGS_FOLDER": str(_REPOSITORY / "dags"),
-    "AIRFLOW__CORE__PLUGINS_FOLDER": str(_REPOSITORY / "plugins"),
-    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_AIRFLOW_HOME}/airflow.db",
-    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-    "DO_NOT_TRACK": "1",
-}
+os.environ |= settings(_AIRFLOW_HOME)
 
 from tests.support.outcomes import pytest_terminal_summary  # noqa: E402, F401 - a hook, found by its name
 from tests.support.warehouse import Cluster, TestWarehouse  # noqa: E402
@@ -42,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
-        folder = item.path.relative_to(_REPOSITORY / "tests").parts[0]
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
         return item.path not in slow, _LONG.index(folder) if folder in _LONG else len(_LONG)
 
     items.sort(key=rank)
@@ -51,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The folder of the checkout."""
-    return _REPOSITORY
+    return ROOT
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,8 @@
 """
 Add the sandbox's connections to Airflow, those that are not there yet, and start every provider's DAG once.
 
-Runs once at each start of the profile ``sandbox``; a connection that exists is left as it is.
+Runs at each start of the profile ``sandbox``. A connection that exists is left as it is, and so is a run that was started
+before; what an earlier start did not get to is done by the next.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 _API = "http://airflow-apiserver:8080"
 _OFFER = "http://127.0.0.1:8490/_connections"
-_PATIENCE_SECONDS = 120
+_RUN = "sandbox_connected"
+# A small machine reads the DAG files in minutes, while every other part starts as well.
+_PATIENCE_SECONDS = 600
 
 
 def main() -> int:
@@ -35,21 +38,23 @@ def main() -> int:
             variables = {"ai_usage_connections": offer["variable"]}
             airflow("variables", "import", write(Path(folder, "variables.json"), variables))
     print(f"sandbox: {len(missing)} connections added, {len(known)} were there", file=sys.stderr)
-    if missing:
-        token = log_in()
-        for provider in sorted({one["provider"] for one in missing}):
-            start(f"{provider}_usage", token)
+    token = log_in()
+    for provider in sorted({one["provider"] for one in offer["connections"]}):
+        start(f"{provider}_usage", token)
     return 0
 
 
 def start(dag: str, token: str) -> None:
     """Trigger a DAG, as soon as Airflow has read its file: the run of this hour may have begun without connections."""
     until = time.monotonic() + _PATIENCE_SECONDS
+    run = {"dag_run_id": _RUN, "logical_date": None}
     while True:
         try:
-            call(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None}, {"Authorization": f"Bearer {token}"})
+            call(f"/api/v2/dags/{dag}/dagRuns", run, {"Authorization": f"Bearer {token}"})
             break
         except HTTPError as error:
+            if error.code == HTTPStatus.CONFLICT:  # an earlier start triggered it
+                return
             if error.code != HTTPStatus.NOT_FOUND or time.monotonic() > until:
                 raise
             time.sleep(3)

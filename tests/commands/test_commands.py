@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,6 +124,11 @@ def test_status_shows_every_source_and_ends_well_while_all_is_well(filled: Fille
     assert set(shown) >= {source["connection_id"] for source in filled.synced.json["sources"]}
     text = say("status").out
     assert all(name in text for name in shown)
+    problems = {(row["connection_id"] or row["provider"], row["problem"]) for row in said.json if row["problem"]}
+    assert problems
+    for place, problem in problems:
+        told = rf"^{re.escape(place)}( · .*)?: {re.escape(problem)}$"
+        assert len(re.findall(told, text, re.MULTILINE)) == 1, (place, problem)
 
 
 # ---------------------------------------------------------------- rebuild

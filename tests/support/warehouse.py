@@ -41,21 +41,16 @@ class TestWarehouse:
 
     def as_application(self, role: str | None = None) -> psycopg.Connection[tuple[Any, ...]]:
         """Log in as Airflow's tasks and dbt do, and take on a role of theirs; without one, the login's own rights."""
-        here = self.warehouse
-        return psycopg.connect(
-            host=here.host,
-            port=here.port,
-            dbname=here.dbname,
-            user=here.user,
-            password=here.password,
-            options=f"-c role={role}" if role else "",
-        )
+        return self._log_in(self.warehouse.user, self.warehouse.password, f"-c role={role}" if role else "")
 
     def as_reader(self) -> psycopg.Connection[tuple[Any, ...]]:
         """Log in as an analyst."""
+        return self._log_in(READER, READER_PASSWORD)
+
+    def _log_in(self, user: str, password: str, options: str = "") -> psycopg.Connection[tuple[Any, ...]]:
         here = self.warehouse
         return psycopg.connect(
-            host=here.host, port=here.port, dbname=here.dbname, user=READER, password=READER_PASSWORD
+            host=here.host, port=here.port, dbname=here.dbname, user=user, password=password, options=options
         )
 
     def environment(self) -> dict[str, str]:

@@ -94,10 +94,14 @@ def _print(rows: list[Row], answers: TextIO) -> None:
     heads = [name for name in _SHOWN if rows and name in rows[0]]
     lines = [[_short(row[name]) for name in heads] for row in rows]
     answers.write(table([name.replace("_", " ") for name in heads], lines) + "\n")
+    told: set[tuple[Any, ...]] = set()
     for row in rows:
-        if row.get("problem"):
+        story = tuple(row.get(name) for name in ("provider", "connection_id", "problem"))
+        # A connection's row repeats the problem of its parts.
+        if row.get("problem") and story not in told:
+            told.add(story)
             place = " · ".join(str(row[name]) for name in ("connection_id", "scope") if row.get(name))
-            answers.write(f"\n{printable(place)}: {printable(row['problem'])}\n")
+            answers.write(f"\n{printable(place or row['provider'])}: {printable(row['problem'])}\n")
             if row.get("action"):
                 answers.write(f"  → {printable(row['action'])}\n")
 
