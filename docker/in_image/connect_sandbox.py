@@ -19,6 +19,8 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+from ai_usage import providers
+
 _API = "http://airflow-apiserver:8080"
 _OFFER = "http://127.0.0.1:8490/_connections"
 _RUN = "sandbox_connected"
@@ -39,7 +41,8 @@ def main() -> int:
             airflow("variables", "import", write(Path(folder, "variables.json"), variables))
     print(f"sandbox: {len(missing)} connections added, {len(known)} were there", file=sys.stderr)
     token = log_in()
-    for provider in sorted({one["provider"] for one in offer["connections"]}):
+    # Not every connection is a source: Authress has one for the place where its audit stream lies.
+    for provider in sorted({one["provider"] for one in offer["connections"]} & set(providers.names())):
         start(f"{provider}_usage", token)
     return 0
 

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from cryptography.fernet import Fernet
 
+from launcher.settings import PREFERENCES
+
 AIRFLOW = ("airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer", "airflow-worker")
 STRONG = "N3w-and_random-Q8wRt2"
 
@@ -38,6 +40,12 @@ def test_every_part_is_there_and_has_a_health_check(services: dict[str, Any]) ->
     for name, service in services.items():
         if name not in ("airflow-init", "sandbox-connect"):
             assert "test" in service["healthcheck"], name
+
+
+def test_what_makes_a_laptop_fast_is_set_on_a_server_too(services: dict[str, Any]) -> None:
+    wanted = {key: value for key, value in PREFERENCES.items() if key != "AIRFLOW__CORE__PARALLELISM"}
+    for name in AIRFLOW:
+        assert {key: services[name]["environment"].get(key) for key in wanted} == wanted, name
 
 
 def test_only_the_ui_is_published_and_only_to_this_machine(services: dict[str, Any]) -> None:

@@ -40,6 +40,8 @@ LIES = frozenset(
         "families_differ",
     }
 )
+NARROWED = {"gap": {"operation": "tokens_in"}}
+"""A hole in all of Groq's series at once looks like idleness; where requests go on, it can be told."""
 
 
 @dataclass
@@ -124,12 +126,13 @@ def _disturb(
 
 def _fault(chance: random.Random, name: str) -> dict[str, object]:
     simulator = simulators.load(name)
-    kinds = sorted((faults.SHARED | set(simulator.fault_kinds)) - SLOW - LIES)
+    kind = chance.choice(sorted((faults.SHARED | set(simulator.fault_kinds)) - SLOW - LIES))
     return {
-        "kind": chance.choice(kinds),
+        "kind": kind,
         "provider": name,
         "after": chance.choice([0, 0, 1, 2, 3, 5, 8]),
         "times": chance.choice([1, 1, 2, 5, None]),
+        **NARROWED.get(kind, {}),
     }
 
 

@@ -263,6 +263,7 @@ def test_a_gap_in_the_tokens_counts_as_zero_and_is_told(sandbox: Sandbox) -> Non
     told = [note.message for note in one.journal.notes if note.kind == "gaps"]
     assert len(told) == 3
     assert str(days_ago(3)) in told[0]
+    assert one.journal.unsettled == {days_ago(3), days_ago(2), days_ago(1)}
 
 
 def test_values_that_are_no_numbers_are_skipped_and_told() -> None:

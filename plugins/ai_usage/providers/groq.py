@@ -369,12 +369,13 @@ def _tell(connection: Connection, records: Sequence[Record]) -> None:
             )
         )
     for day in sorted({day for day, record in records if record.get("gaps")}):
+        connection.journal.unsettled.add(day)
         notes.append(
             Note(
                 "gaps",
                 f"Groq tells no tokens for some minutes of {day} in which it counted requests: they count as zero, so that "
                 "day may be too low.",
-                "Nothing, if it is today or yesterday: the next runs ask again. If it stays, ask Groq.",
+                "Nothing at once: the day is read again until the minutes are there. If it stays, ask Groq.",
             )
         )
 
