@@ -38,7 +38,7 @@ json.dump(answers, sys.stdout)
 """
 
 # The first child of the container's little init: the program itself.
-_KILL = 'read -r child rest </proc/1/task/1/children && kill -9 "$child"'
+_KILL = 'read -r child rest </proc/1/task/1/children; kill -9 "$child"'
 
 
 class Failed(Exception):

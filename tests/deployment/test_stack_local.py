@@ -138,7 +138,7 @@ def test_a_new_fernet_key_leaves_no_connection_behind(local: Deployed) -> None:
     again = local.select("select conn_id, password from connection order by 1", "airflow")
     assert [one["conn_id"] for one in again] == [one["conn_id"] for one in stored]
     assert not {one["password"] for one in again if one["password"]} & {one["password"] for one in stored}
-    local.execute("airflow-scheduler", "ai-usage", "check", "openai")
+    local.execute("airflow-scheduler", "ai-usage", "check", "openai_default")
 
 
 def test_new_passwords_shut_the_old_ones_out(local: Deployed) -> None:

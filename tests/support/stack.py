@@ -23,7 +23,7 @@ from ai_usage.core.http_provider import HttpProvider
 from ai_usage.orchestration import sync
 from ai_usage.orchestration.sources import discover
 from ai_usage.orchestration.warehouse_connection import open_warehouse
-from ai_usage.providers import _authress_landing, _cloudwatch
+from ai_usage.providers import _authress_landing, _cloudwatch, _google_vertex_ai
 from sandbox.connections import environment, variable
 from sandbox.errors import SandboxError
 from sandbox.service import Sandbox
@@ -84,6 +84,8 @@ def impatient() -> list[tuple[Any, str, Any]]:
     from ai_usage.core.http import client
 
     changes += [(module, "full_jitter", quickly) for module in (client, _cloudwatch, _authress_landing)]
+    bounds = _google_vertex_ai.Bounds(answer=4.0, patience=20.0, pause=0.05, deadline=60.0)
+    changes.append((_google_vertex_ai, "Bounds", lambda: bounds))
     return changes
 
 
