@@ -6,6 +6,7 @@ The tests of this file build on each other, in their order.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -35,6 +36,29 @@ def test_the_ui_answers_and_wants_a_login(local: Deployed) -> None:
 
 def test_the_project_s_own_command_line_works_in_a_container(local: Deployed) -> None:
     assert "aws_bedrock" in local.execute("airflow-scheduler", "ai-usage", "status")
+
+
+def test_an_account_is_connected_checked_and_read_from_the_shell(local: Deployed) -> None:
+    """As docs/deploy.md tells it, with an account that the sandbox has."""
+
+    def shell(*command: str) -> str:
+        return local.execute("airflow-scheduler", *command)
+
+    offered = {one["connection_id"]: one for one in local.ask("/_connections")["connections"]}["openai_lab"]
+    shell("airflow", "connections", "delete", "openai_lab")
+    with pytest.raises(Failed, match="openai_lab"):
+        shell("ai-usage", "check", "openai_lab")
+
+    login = ["--conn-type", "ai_usage_openai", "--conn-password", offered["password"], "--conn-host", offered["host"]]
+    shell("airflow", "connections", "add", "openai_lab", *login, "--conn-extra", json.dumps(offered["extra"]))
+    shell("ai-usage", "check", "openai_lab")
+    shell("airflow", "dags", "trigger", "openai_usage", "--run-id", "by_hand")
+
+    ended = "select state from dag_run where run_id = 'by_hand' and state in ('success', 'failed')"
+    eventually(lambda: local.select(ended, "airflow"), 300, local.describe)
+    assert local.select(ended, "airflow") == [{"state": "success"}]
+    told = json.loads(shell("ai-usage", "status", "--json"))
+    assert {one["state"] for one in told if one["connection_id"] == "openai_lab"} == {"connected"}
 
 
 def test_nobody_is_root_and_nothing_can_be_written_but_data(local: Deployed) -> None:
