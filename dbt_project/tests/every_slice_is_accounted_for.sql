@@ -34,7 +34,23 @@ left join details
         and slices.stream = details.stream
         and slices.scope = details.scope
         and slices.is_loaded = (details.raw_model_id is not null)
-where details.usage_date is null and (slices.record_count > 0 or not slices.is_loaded)
+where
+    details.usage_date is null
+    and (slices.record_count > 0 or not slices.is_loaded)
+    -- Predictions of Replicate that are listed as trainings as well count there; a day may have no others.
+    and not (
+        slices.is_loaded
+        and slices.provider = 'replicate'
+        and slices.stream = 'predictions'
+        and not exists (
+            select
+            from {{ ref('stg_replicate__meters') }} as meters
+            where
+                meters.stream = 'predictions'
+                and meters.connection_id = slices.connection_id
+                and meters.usage_date = slices.usage_date
+        )
+    )
 
 union all
 

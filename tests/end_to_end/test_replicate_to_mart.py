@@ -74,12 +74,16 @@ def test_the_marts_equal_the_truth_whatever_changes_and_wait_for_runs_that_have_
         (STUDIO, 1, {"factor": "0.5"}),
         (STUDIO, 2, {"factor": "0", "model": STUDIO.uses[0].model}),
         (TINKERER, 1, {"vanish": True}),
+        # Only trainings are left of this day, and they are going to be listed among the predictions as well.
+        *((TINKERER, 2, {"factor": "0", "model": use.model}) for use in TINKERER.uses if use.kind == "predictions"),
     ):
         day = today - timedelta(days=days_ago)
         sandbox.truth.restate(provider="replicate", account=account.account_id, region="-", day=day, **change)
     sandbox.faults.add("page_twice", provider="replicate")
     sandbox.faults.add("unknown_fields", provider="replicate", account=TINKERER.account_id)
     sandbox.faults.add("mixed_lists", provider="replicate", operation="predictions")
+    assert truth.runs(TINKERER, "trainings", today - timedelta(days=2))
+    assert not truth.runs(TINKERER, "predictions", today - timedelta(days=2))
     assert run_dag(DAG_ID).state == "success"
     assert run_dag("usage_marts").state == "success"
     assert_marts_equal_the_truth(connected, sandbox, "replicate", first_day)
