@@ -7,13 +7,14 @@ import os
 from datetime import date, timedelta
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandbox.service import Sandbox
 from sandbox.simulators.replicate import CONTENT, token
 from sandbox.truth import DETAIL_KEYS, DETAIL_MEASURES
-from sandbox.truth.replicate import STUDIO, TINKERER, ReplicateTruth
+from sandbox.truth.replicate import STUDIO, TINKERER, Account, ReplicateTruth
 from tests.support.airflow import run_dag
 from tests.support.marts import added_up, assert_marts_equal_the_truth, usage_daily_detail
 from tests.support.warehouse import TestWarehouse
@@ -70,13 +71,14 @@ def test_the_marts_equal_the_truth_whatever_changes_and_wait_for_runs_that_have_
     )
     assert read_again == [(waiting, today)]
 
-    for account, days_ago, change in (
+    changes: list[tuple[Account, int, dict[str, Any]]] = [
         (STUDIO, 1, {"factor": "0.5"}),
         (STUDIO, 2, {"factor": "0", "model": STUDIO.uses[0].model}),
         (TINKERER, 1, {"vanish": True}),
         # Only trainings are left of this day, and they are going to be listed among the predictions as well.
         *((TINKERER, 2, {"factor": "0", "model": use.model}) for use in TINKERER.uses if use.kind == "predictions"),
-    ):
+    ]
+    for account, days_ago, change in changes:
         day = today - timedelta(days=days_ago)
         sandbox.truth.restate(provider="replicate", account=account.account_id, region="-", day=day, **change)
     sandbox.faults.add("page_twice", provider="replicate")
