@@ -1,6 +1,6 @@
 # Everything a person types. The work is done by bin/ and launcher/; `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help run stop status clean setup dev-setup test faults soak deployment lint audit format bench sandbox lock
+.PHONY: help run stop status clean setup dev-setup test faults soak deployment lint lint-python lint-sql audit format bench sandbox lock
 
 python := .state/venv/bin/python
 checked := plugins/ai_usage plugins/ai_usage_plugin.py launcher sandbox dags bench tests
@@ -45,10 +45,15 @@ deployment: dev-setup ## run docker-compose.yaml for real, hurt it, back it up, 
 	@AI_USAGE_TEST_DEPLOYMENT=1 $(python) -m pytest -v -s tests/deployment $(ARGS)
 
 lint: dev-setup ## check style, types and SQL
+	@$(MAKE) --no-print-directory -j2 lint-python lint-sql
+
+lint-python:
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy --strict $(checked)
 	$(python) -m mypy --strict docker/in_image
+
+lint-sql:
 	$(python) -m sqlfluff lint dbt_project plugins/ai_usage/warehouse/migrations
 
 audit: dev-setup ## check the dependencies: whole lock, environment equal to it
