@@ -44,16 +44,16 @@ soak: dev-setup ## play 200 random schedules of faults, kills and restatements (
 deployment: dev-setup ## run docker-compose.yaml for real, hurt it, back it up, restore it (needs Docker; half an hour)
 	@AI_USAGE_TEST_DEPLOYMENT=1 $(python) -m pytest -v -s tests/deployment $(ARGS)
 
-lint: dev-setup ## check style, types and SQL
+lint: ## check style, types and SQL
 	@$(MAKE) --no-print-directory -j2 lint-python lint-sql
 
-lint-python:
+lint-python: dev-setup ## the half of it that concerns Python
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy --strict $(checked)
 	$(python) -m mypy --strict docker/in_image
 
-lint-sql:
+lint-sql: dev-setup ## the half of it that concerns SQL
 	$(python) -m sqlfluff lint dbt_project plugins/ai_usage/warehouse/migrations
 
 audit: dev-setup ## check the dependencies: whole lock, environment equal to it
