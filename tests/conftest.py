@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def dbt_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for what dbt writes in all tests that do not look into it, so that the project is parsed once."""
+    # As the executor has them, so that no build begins with imports.
+    for name in ("dbt.cli.main", "dbt.adapters.postgres", "dbt.task.build"):
+        import_module(name)
     return tmp_path_factory.getbasetemp() / "dbt_target"
 
 

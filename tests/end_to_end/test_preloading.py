@@ -18,7 +18,7 @@ WITH_MOTO = True
 # BigQuery's client is left to the tasks that need it, with everything that it brings.
 READ_EVERYTHING = """
 import json, sys
-from ai_usage.orchestration.executor import preload
+from ai_usage.orchestration.preloading import preload
 preload()
 import google.cloud.bigquery
 known = set(sys.modules)
@@ -55,3 +55,35 @@ def test_reading_every_provider_imports_next_to_nothing_more_of_others(
     foreign = {name.split(".")[0] for name in content["new"]} - set(sys.stdlib_module_names)
     assert len(content["new"]) <= 30, content["new"]
     assert foreign <= {"boto3", "botocore", "google", "six"}, content["new"]
+
+
+# dbt is forked, so it is asked here in the process itself.
+BUILD = """
+import json, sys
+from ai_usage.orchestration.preloading import preload
+preload()
+known = set(sys.modules)
+from dbt.cli.main import dbtRunner
+outcome = dbtRunner().invoke(sys.argv[1:])
+print(json.dumps({"succeeded": outcome.success, "new": sorted(set(sys.modules) - known)}))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_build_imports_next_to_nothing_more(warehouse: TestWarehouse, repository: Path, dbt_target: Path) -> None:
+    project = str(repository / "dbt_project")
+    told = subprocess.run(
+        [
+            *(sys.executable, "-P", "-c", BUILD, "--quiet", "build", "--exclude-resource-type", "unit_test"),
+            *("--project-dir", project, "--profiles-dir", project, "--target-path", str(dbt_target)),
+            *("--log-path", str(dbt_target / "logs")),
+        ],
+        env=os.environ | warehouse.environment() | {"PYTHONPATH": str(repository / "plugins")},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr
+    content = json.loads(told.stdout.splitlines()[-1])
+
+    assert content["succeeded"], told.stdout
+    assert len(content["new"]) <= 30, content["new"]

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from ai_usage.orchestration import executor
+from ai_usage.orchestration import preloading
 
 STARTED = """
 import json, os, sys, threading
-from ai_usage.orchestration.executor import MODULES, PreloadedLocalExecutor, preload
+from ai_usage.orchestration.executor import PreloadedLocalExecutor
+from ai_usage.orchestration.preloading import MODULES
 
 class Watched(PreloadedLocalExecutor):
     forked_with = []
@@ -50,7 +51,10 @@ def test_every_worker_is_forked_with_everything_imported(started: dict[str, Any]
 
 def test_a_task_finds_our_own_code_as_it_is_on_the_disk(started: dict[str, Any]) -> None:
     work = tuple(f"ai_usage.{layer}." for layer in ("core", "orchestration", "providers", "warehouse"))
-    assert [name for name in started["ours"] if name.startswith(work)] == ["ai_usage.orchestration.executor"]
+    assert [name for name in started["ours"] if name.startswith(work)] == [
+        "ai_usage.orchestration.executor",
+        "ai_usage.orchestration.preloading",
+    ]
 
 
 def test_no_thread_runs_when_the_executor_forks(started: dict[str, Any]) -> None:
@@ -60,11 +64,11 @@ def test_no_thread_runs_when_the_executor_forks(started: dict[str, Any]) -> None
 def test_what_cannot_be_imported_stops_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(executor, "MODULES", ("no_such_module", "wave"))
+    monkeypatch.setattr(preloading, "MODULES", ("no_such_module", "wave"))
     monkeypatch.delitem(sys.modules, "wave", raising=False)
 
-    with caplog.at_level(logging.WARNING, executor.__name__):
-        executor.preload()
+    with caplog.at_level(logging.WARNING, preloading.__name__):
+        preloading.preload()
 
     assert "no_such_module" in caplog.text
     assert "wave" in sys.modules

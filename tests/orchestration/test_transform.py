@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -43,6 +45,13 @@ def run(
     warehouse: TestWarehouse, repository: Path, target: Path, run_id: str, *, is_retry: bool = False
 ) -> Transformed:
     return transform(warehouse.warehouse, run_id, project=repository / "dbt_project", target=target, is_retry=is_retry)
+
+
+def run_after_import(module: str, warehouse: TestWarehouse, repository: Path, target: Path, run_id: str) -> None:
+    """In a process that knows nothing yet."""
+    assert "dbt.cli.main" not in sys.modules
+    import_module(module)
+    run(warehouse, repository, target, run_id)
 
 
 def requests(warehouse: TestWarehouse) -> list[tuple[date, int]]:
@@ -133,17 +142,20 @@ def test_a_test_over_all_of_history_finds_what_no_transform_would_look_at_again(
     assert problems(warehouse) == [], "the marts are up to date all the same"
 
 
+@pytest.mark.parametrize("module", ["json", "dbt.cli.main"], ids=["from_nothing", "imported_beforehand"])
 def test_a_transform_that_was_killed_leaves_its_days_to_the_next(
-    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path
+    warehouse: TestWarehouse, ledger: BedrockLedger, repository: Path, target: Path, module: str
 ) -> None:
     processes = multiprocessing.get_context("spawn")
-    victim = processes.Process(target=run, args=(warehouse, repository, target, "killed"))
+    victim = processes.Process(target=run_after_import, args=(module, warehouse, repository, target, "killed"))
     victim.start()
     await_session(warehouse, "ai_usage_transform")
     assert victim.pid is not None
+    dbt = psutil.Process(victim.pid).children(recursive=True)
+    assert dbt, "dbt is no process of its own"
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
-    assert eventually(lambda: not dbt_processes(target)), "dbt outlived the task that had started it"
+    assert eventually(lambda: not any(map(is_at_work, dbt))), "dbt outlived the task that had started it"
 
     run(warehouse, repository, target, "next")
 
@@ -182,12 +194,11 @@ def await_session(warehouse: TestWarehouse, application: str) -> None:
     assert eventually(lambda: warehouse.query(seen, application)), f"{application} never connected"
 
 
-def dbt_processes(target: Path) -> list[int]:
-    return [
-        process.pid
-        for process in psutil.process_iter()
-        if process.status() != psutil.STATUS_ZOMBIE and str(target) in " ".join(process.cmdline())
-    ]
+def is_at_work(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def eventually(is_true: Callable[[], object]) -> bool:

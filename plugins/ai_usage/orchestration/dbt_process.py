@@ -1,21 +1,26 @@
 """
 dbt as a process: its command line, its environment, its log and the artifact it leaves.
 
-One process does all the work of an invocation. It ends with us, however we end.
+One process does all the work of an invocation. It ends with us, however we end. Where dbt has been imported beforehand, as
+the executor does, the process is a fork that has dbt already; elsewhere it starts from nothing. Importing is most of what a
+short invocation costs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
 import signal
-import subprocess
+import site
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ai_usage.warehouse.session import Warehouse
 
@@ -39,9 +44,8 @@ class Dbt:
 
     def run(self, *arguments: str, **environment: str) -> int:
         """Run one command of dbt, hand its events to the log as they come, and return its exit code."""
-        program = str(Path(sys.executable).with_name("dbt"))
         folders = ["--project-dir", str(self.project), "--profiles-dir", str(self.project)]
-        command = [program, "--log-format", "json", "--no-use-colors", "--log-path", str(self.target / "logs")]
+        command = ["--log-format", "json", "--no-use-colors", "--log-path", str(self.target / "logs")]
         command += [*arguments, *folders, "--target-path", str(self.target)]
         return _run(command, _environment(self.warehouse) | environment)
 
@@ -73,36 +77,83 @@ def _environment(warehouse: Warehouse) -> dict[str, str]:
     }
 
 
-# A task that gets SIGKILL cannot end its child, and dbt would go on beside the next transform. Linux ends it for us: this
-# asks for a signal at the parent's death (prctl 1 is PR_SET_PDEATHSIG), and then becomes dbt.
-_END_WITH_PARENT = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _END_WITH_PARENT, str(os.getpid()), *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
+def _run(arguments: Sequence[str], environment: dict[str, str]) -> int:
+    """Run dbt in a process of its own, hand what it prints to the log, and return its exit code."""
+    reading, writing = os.pipe()
+    parent, child = os.getpid(), os.fork()
+    if not child:
+        _become_dbt(parent, writing, list(arguments), environment)
+    os.close(writing)
+    exit_code = None
     try:
-        for line in process.stdout:
-            _log_event(line)
-        return process.wait()
+        with os.fdopen(reading, encoding="utf-8", errors="replace") as printed:
+            for line in printed:
+                _log_event(line)
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return exit_code
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if exit_code is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _become_dbt(parent: int, output: int, arguments: list[str], environment: dict[str, str]) -> NoReturn:
+    """Be dbt in a process that has just been forked, and end with it; never return into what the parent was about."""
+    exit_code = 2
+    try:
+        # Ctrl-C at a terminal is for the parent, who ends us then.
+        os.setsid()
+        _end_with(parent)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        if "dbt.cli.main" in sys.modules:
+            exit_code = _invoke(arguments, environment)
+        else:
+            program = str(Path(sys.executable).with_name("dbt"))
+            os.execve(program, [program, *arguments], environment)  # noqa: S606 - no shell is the point
+    except BaseException:  # noqa: BLE001 - there is nobody to hand it to
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        # What the parent wanted to do at its end is the parent's.
+        os._exit(exit_code)
+
+
+def _end_with(parent: int) -> None:
+    """Have this process killed when its parent dies: a task that gets SIGKILL cannot end dbt, which would outlive it."""
+    if sys.platform == "linux":
+        end_with_parent = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _invoke(arguments: list[str], environment: dict[str, str]) -> int:
+    """Run dbt's command line in this process, in the surroundings that a process of its own would have."""
+    from dbt.cli.main import cli
+
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["dbt", *arguments]
+    sys.stdout, sys.stderr = (os.fdopen(own, "w", encoding="utf-8", buffering=1) for own in (1, 2))
+    _forget_the_parent()
+    try:
+        cli(arguments, prog_name="dbt")
+    except SystemExit as ended:
+        sys.stdout.flush()
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+def _forget_the_parent() -> None:
+    """Take back what Airflow has set for its task: handlers of its log, its signals, and where it imports from."""
+    logging.root.handlers.clear()
+    warnings.simplefilter("ignore")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    # dbt imports every top-level module named dbt_* that it can find.
+    places = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix, site.getuserbase())}
+    sys.path = [entry for entry in sys.path if entry and places & set(Path(entry).resolve().parents)]
 
 
 _LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO}
