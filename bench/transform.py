@@ -24,6 +24,7 @@ import psycopg
 
 from ai_usage.core.contract import Journal, Record, Scope
 from ai_usage.core.slices import Window
+from ai_usage.orchestration.preloading import preload
 from ai_usage.orchestration.transform import Transformed, transform
 from ai_usage.providers.aws_bedrock import MANTLE, PROVIDER, RUNTIME
 from ai_usage.warehouse import ledger, loader, registry
@@ -233,6 +234,8 @@ def run() -> list[Claim]:
     """Print the times, and their ratios."""
     rows_a_day = int(os.environ.get(ROWS_A_DAY, "2000"))
     accounts = max(1, round(rows_a_day / (len(REGIONS) * ROWS_A_SLICE)))
+    # As in a task, which is forked from a process that has imported dbt.
+    preload()
     with throw_away_server() as (server, folder):
         return _run(server, folder, accounts)
 

@@ -68,6 +68,8 @@ def ask(
     handler.emit = lambda record: logged.append((record.levelname, record.getMessage()))  # type: ignore[method-assign]
     log.addHandler(handler)
     logging.root.addHandler(logging.StreamHandler())
+    # Airflow's tasks have streams on the same files as the ones that Python began with, and nobody else holds them.
+    sys.stdout, sys.stderr = (os.fdopen(own, "w", buffering=1) for own in (1, 2))
     before = surroundings()
     exit_code = Dbt(NOWHERE, project, target).run(*arguments, **environment)
     assert surroundings() == before

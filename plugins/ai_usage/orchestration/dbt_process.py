@@ -18,6 +18,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -135,13 +136,14 @@ def _invoke(arguments: list[str], environment: dict[str, str]) -> int:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["dbt", *arguments]
-    sys.stdout, sys.stderr = (os.fdopen(own, "w", encoding="utf-8", buffering=1) for own in (1, 2))
     _forget_the_parent()
-    try:
-        cli(arguments, prog_name="dbt")
-    except SystemExit as ended:
-        sys.stdout.flush()
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    # Redirected, not replaced: a stream of the parent that nobody holds any more would close our output at its end.
+    output = os.fdopen(1, "w", encoding="utf-8", buffering=1, closefd=False)
+    with output, redirect_stdout(output), redirect_stderr(output):
+        try:
+            cli(arguments, prog_name="dbt")
+        except SystemExit as ended:
+            return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
 
 
