@@ -33,16 +33,10 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for what dbt writes, so that the project is parsed once."""
-    return tmp_path_factory.mktemp("dbt_target")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", _seeds())
-def test_after_a_healthy_run_every_mart_is_exact(seed: int, own_cluster: Cluster, target: Path) -> None:
+def test_after_a_healthy_run_every_mart_is_exact(seed: int, own_cluster: Cluster, dbt_target: Path) -> None:
     print(f"AI_USAGE_TEST_SEED={seed} repeats this schedule")
-    for line in schedule.play(seed, own_cluster, target):
+    for line in schedule.play(seed, own_cluster, dbt_target):
         print(line)

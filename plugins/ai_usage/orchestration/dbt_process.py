@@ -9,6 +9,7 @@ short invocation costs.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -149,6 +150,8 @@ def _invoke(arguments: list[str], environment: dict[str, str]) -> int:
 
 def _forget_the_parent() -> None:
     """Take back what Airflow has set for its task: handlers of its log, its signals, and where it imports from."""
+    # What the parent has left for its collector stays: some of it ends threads or connections that are not ours.
+    gc.freeze()
     logging.root.handlers.clear()
     warnings.simplefilter("ignore")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
