@@ -25,6 +25,7 @@ for _name in [name for name in os.environ if name.startswith(("AIRFLOW_", "AI_US
         del os.environ[_name]
 os.environ |= settings(_AIRFLOW_HOME)
 
+from ai_usage.orchestration.preloading import MODULES  # noqa: E402
 from tests.support.outcomes import pytest_terminal_summary  # noqa: E402, F401 - a hook, found by its name
 from tests.support.warehouse import Cluster, TestWarehouse  # noqa: E402
 
@@ -71,8 +72,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def dbt_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for what dbt writes in all tests that do not look into it, so that the project is parsed once."""
     # As the executor has them, so that no build begins with imports.
-    for name in ("dbt.cli.main", "dbt.adapters.postgres", "dbt.task.build"):
-        import_module(name)
+    for name in MODULES:
+        if name.startswith("dbt."):
+            import_module(name)
     return tmp_path_factory.getbasetemp() / "dbt_target"
 
 

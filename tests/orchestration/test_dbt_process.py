@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
+import signal
+import socket
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,8 +31,6 @@ class Ended:
 
     exit_code: int
     logged: list[tuple[str, str]]
-    left: dict[str, Any]
-    """What of the asking process could have been changed by dbt."""
 
 
 @dataclass(frozen=True)
@@ -41,39 +42,33 @@ class Asker:
     repository: Path
     target: Path
 
-    def ask(self, *arguments: str, place: Path | None = None, **environment: str) -> Ended:
-        """Run dbt from it, with a folder to import from as Airflow has them."""
-        asked = self.processes.submit(
-            ask, self.module, place, self.repository / "dbt_project", self.target, arguments, environment
-        )
-        return asked.result()
+    def before_it_asks(self, act: Callable[[Path], None], place: Path) -> None:
+        """Let it do something, then ask."""
+        self.processes.submit(act, place).result()
+
+    def ask(self, *arguments: str, **environment: str) -> Ended:
+        """Run dbt from it."""
+        return self.begin(*arguments, **environment).result()
+
+    def begin(self, *arguments: str, **environment: str) -> Future[Ended]:
+        project = self.repository / "dbt_project"
+        return self.processes.submit(ask, self.module, project, self.target, arguments, environment)
 
 
-def ask(
-    module: str,
-    place: Path | None,
-    project: Path,
-    target: Path,
-    arguments: tuple[str, ...],
-    environment: dict[str, str],
-) -> Ended:
+def ask(module: str, project: Path, target: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> Ended:
     import_module(module)
-    if place:
-        os.environ["PYTHONPATH"] = str(place)
-        sys.path.insert(0, str(place))
     logged: list[tuple[str, str]] = []
     log = logging.getLogger("ai_usage.orchestration.dbt_process")
     log.setLevel(logging.DEBUG)
     handler = logging.Handler()
     handler.emit = lambda record: logged.append((record.levelname, record.getMessage()))  # type: ignore[method-assign]
     log.addHandler(handler)
-    logging.root.addHandler(logging.StreamHandler())
     # Airflow's tasks have streams on the same files as the ones that Python began with, and nobody else holds them.
     sys.stdout, sys.stderr = (os.fdopen(own, "w", buffering=1) for own in (1, 2))
     before = surroundings()
     exit_code = Dbt(NOWHERE, project, target).run(*arguments, **environment)
     assert surroundings() == before
-    return Ended(exit_code, logged, before)
+    return Ended(exit_code, logged)
 
 
 def surroundings() -> dict[str, Any]:
@@ -81,19 +76,13 @@ def surroundings() -> dict[str, Any]:
         "environment": dict(os.environ),
         "path": list(sys.path),
         "arguments": list(sys.argv),
-        "handlers": len(logging.root.handlers),
     }
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("target")
-
-
 @pytest.fixture(params=["json", "dbt.cli.main"], ids=["from_nothing", "imported_beforehand"])
-def asker(request: pytest.FixtureRequest, repository: Path, target: Path) -> Iterator[Asker]:
+def asker(request: pytest.FixtureRequest, repository: Path, dbt_target: Path) -> Iterator[Asker]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-        yield Asker(processes, request.param, repository, target)
+        yield Asker(processes, request.param, repository, dbt_target)
 
 
 def test_what_dbt_tells_reaches_the_log_at_its_level(asker: Asker) -> None:
@@ -124,10 +113,17 @@ def test_a_failure_has_its_exit_code_and_says_why(
 def test_dbt_imports_nothing_from_where_airflow_imports(asker: Asker, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     (tmp_path / "dbt_intruder.py").write_text(f"open({str(seen)!r}, 'w').close()")
+    asker.before_it_asks(import_from, tmp_path)
 
-    assert asker.ask("ls", place=tmp_path).exit_code == 0
+    assert asker.ask("ls").exit_code == 0
 
     assert not seen.exists()
+
+
+def import_from(place: Path) -> None:
+    """Have a folder to import from, as Airflow has."""
+    os.environ["PYTHONPATH"] = str(place)
+    sys.path.insert(0, str(place))
 
 
 def test_values_for_one_run_reach_dbt_alone(asker: Asker) -> None:
@@ -135,4 +131,52 @@ def test_values_for_one_run_reach_dbt_alone(asker: Asker) -> None:
 
     assert ended.exit_code == 2
     assert "another-host.invalid" in str(ended.logged)
-    assert "another-host.invalid" not in str(ended.left)
+
+
+class Waste:
+    """What only the collector can end, and what must only end where it began."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.home, self.itself = place, os.getpid(), self
+
+    def __del__(self) -> None:
+        (self.place / ("at_home" if os.getpid() == self.home else "elsewhere")).touch()
+
+
+def leave_waste(place: Path) -> None:
+    """Have something at the moment of each fork that the collector has not seen yet."""
+
+    def waste() -> None:
+        Waste(place)
+
+    os.register_at_fork(before=waste)
+
+
+def test_what_the_parent_has_left_is_not_collected_in_dbt(asker: Asker, tmp_path: Path) -> None:
+    asker.before_it_asks(leave_waste, tmp_path)
+
+    assert asker.ask("ls").exit_code == 0
+
+    asker.processes.submit(gc.collect).result()
+    assert [path.name for path in tmp_path.iterdir()] == ["at_home"]
+
+
+def survive(place: Path) -> None:
+    """Do something else than end when asked to end, as Airflow's tasks do."""
+    signal.signal(signal.SIGTERM, lambda *_: (place / "handled").touch())
+
+
+def test_a_signal_ends_dbt_and_not_by_what_the_parent_would_do(asker: Asker, tmp_path: Path) -> None:
+    asker.before_it_asks(survive, tmp_path)
+    parent = asker.processes.submit(os.getpid).result()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        asked = asker.begin("run", "--select", "usage_daily", AI_USAGE_DB_PORT=str(silent.getsockname()[1]))
+        connection, _ = silent.accept()
+        with connection:
+            [dbt] = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+            os.kill(dbt, signal.SIGTERM)
+            ended = asked.result(timeout=60)
+
+    assert ended.exit_code == -signal.SIGTERM
+    assert not (tmp_path / "handled").exists()

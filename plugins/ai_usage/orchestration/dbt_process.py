@@ -82,7 +82,7 @@ def _environment(warehouse: Warehouse) -> dict[str, str]:
 def _run(arguments: Sequence[str], environment: dict[str, str]) -> int:
     """Run dbt in a process of its own, hand what it prints to the log, and return its exit code."""
     reading, writing = os.pipe()
-    parent, child = os.getpid(), os.fork()
+    parent, child = os.getpid(), _fork()
     if not child:
         _become_dbt(parent, writing, list(arguments), environment)
     os.close(writing)
@@ -97,6 +97,20 @@ def _run(arguments: Sequence[str], environment: dict[str, str]) -> int:
         if exit_code is None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def _fork() -> int:
+    """Fork, and let the child never collect what the parent has left: some of it ends threads or connections."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        child = os.fork()
+        if not child:
+            gc.freeze()
+        return child
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _become_dbt(parent: int, output: int, arguments: list[str], environment: dict[str, str]) -> NoReturn:
@@ -149,10 +163,7 @@ def _invoke(arguments: list[str], environment: dict[str, str]) -> int:
 
 
 def _forget_the_parent() -> None:
-    """Take back what Airflow has set for its task: handlers of its log, its signals, and where it imports from."""
-    # What the parent has left for its collector stays: some of it ends threads or connections that are not ours.
-    gc.freeze()
-    logging.root.handlers.clear()
+    """Take back what Airflow has set for its task: what it does on a signal, and where it imports from."""
     warnings.simplefilter("ignore")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
