@@ -36,6 +36,8 @@ LIES = frozenset(
         # Whole, well-formed answers that say something else than the truth: nobody could tell.
         "nothing",
         "odd_names",
+        # Replicate may have a status that we do not know; of a run that has ended, it is taken as it stands.
+        "unknown_status",
         # Rates that are taken at other moments: docs/providers/groq.md says by how much days are off.
         "out_of_phase",
         # Seen where both families of metrics are told; some resources tell one only, and of them the wrong one.

@@ -52,6 +52,7 @@ SCENARIOS = [
     told("B2", "rows without a required field", "fireworks", INVALID, fault("missing_field")),
     told("B2", "rows without a required field", "openrouter", INVALID, fault("missing_field")),
     told("B2", "series without their model", "groq", INVALID, fault("missing_label")),
+    told("B2", "requests without their model", "groq", INVALID, fault("missing_label", operation="requests")),
     told("B2", "a list under another name", "fireworks", INVALID, fault("renamed_list")),
     told("B2", "a column that is gone", "google_vertex_ai", CONFIGURATION, fault("column_missing")),
     told("B3", "counts as texts", "anthropic", INVALID, fault("tokens_as_text")),

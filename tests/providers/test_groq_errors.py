@@ -282,6 +282,13 @@ def test_an_answer_that_is_not_the_documented_one_is_refused_whole(sandbox: Sand
     assert "nothing was stored" in error.happened
 
 
+def test_requests_without_a_model_are_refused_where_tokens_have_one(sandbox: Sandbox) -> None:
+    sandbox.faults.add("missing_label", provider="groq", operation="requests")
+    error = fail(sandbox)
+    assert isinstance(error, ResponseInvalid)
+    assert "requests name no model" in error.happened
+
+
 @pytest.mark.parametrize("value", [-1, 1.5, True, None, "", "1e400", "0x10", "1,5", " 1", "-0.1", "1" * 30, [1]])
 def test_a_value_that_is_no_rate_is_refused(value: Any) -> None:
     with Server([ok(matrix((CHAT, [[instants(TODAY)[0], value]])))]) as server:

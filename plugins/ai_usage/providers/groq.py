@@ -289,13 +289,16 @@ def _refuse_other_names(names: set[str]) -> None:
 
 
 def _refuse_halves(groq: Groq, found: Mapping[str, Any], window: Window, connection: Connection) -> None:
-    """Refuse tokens of one kind without the other; find out whether requests are missing or were never there."""
+    """Refuse numbers that lack what belongs beside them; find out whether requests are missing or were never there."""
     counted = {
         name: any(rate for points in rates.values() for rate in points.values()) for name, rates in found.items()
     }
     for here, there in ((TOKENS_IN, TOKENS_OUT), (TOKENS_OUT, TOKENS_IN)):
         if counted[here] and not found[there]:
             raise invalid("query_range", f"it tells {here}, but no {there}")
+    # A request that was refused may have had no model. One that used tokens had one.
+    if counted[TOKENS_IN] and found[REQUESTS] and not any(labels.model for labels in found[REQUESTS]):
+        raise invalid("query_range", "its tokens have models, its requests name no model")
     if counted[TOKENS_IN] and not found[REQUESTS]:
         if REQUESTS in groq.names(window):
             raise invalid("query_range", "it tells tokens, but no requests, although there are some")
