@@ -138,6 +138,20 @@ def test_a_reading_that_began_earlier_never_replaces_a_later_one(place: TestWare
     assert stored(place) == expected(records(0, quantity=2))
 
 
+def test_what_an_earlier_reading_brings_too_late_is_not_written_however_large_it_is(
+    place: TestWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_KEEP_IN_MEMORY", 1000)
+    early = begin(place, 0, 1, "slow run")
+    load(place, 0, 0, [], "quick run", journal=Journal(unanswered={day(0)}))
+
+    outcome = loader.load(place.warehouse, early, STREAM, records(0, 1, models=200), Journal())
+
+    assert (outcome.slices_changed, outcome.records_written) == (1, 200)
+    assert stored(place) == expected(records(1, models=200))
+    assert place.query("select count(*) from raw.sample_metrics") == [(200,)]
+
+
 def test_a_restated_settled_day_is_told(place: TestWarehouse) -> None:
     load(place, 0, 0, records(0))
     load(place, 0, 0, records(0, quantity=50))

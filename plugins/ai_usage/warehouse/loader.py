@@ -6,7 +6,8 @@ writes nothing. Memory stays constant whatever the volume:
 
 - Up to two megabytes of encoded records wait in memory. Most runs end there, so the transaction lasts milliseconds.
 - Beyond that, records of slices that were never loaded go straight to ``COPY``: they cannot be unchanged.
-- Records of slices that exist already wait in a file until their digest says whether they are needed.
+- Records of slices that exist already wait in a file until their digest says whether they are needed. So do those of slices
+  that a later reading found nothing to say about: they are not.
 
 Two runs of the same place wait for each other, and a reading that began before one that is already stored gives way to
 it: the latest look at the provider wins, in whatever order the writers finish.
@@ -154,9 +155,10 @@ class _Landing:
 
     def worth_writing(self, rows: Iterable[Row], digests: Digests, spool: IO[bytes]) -> Iterator[Row]:
         """Yield rows of new slices as they come, then those of known slices whose digest turned out to be different."""
+        undecided = self.current.keys() | self._read_later
         for row in rows:
             usage_date, encoded = row
-            if usage_date in self.current:
+            if usage_date in undecided:
                 spool.write(_FRAME.pack(usage_date.toordinal(), len(encoded)) + encoded)
             else:
                 yield row
