@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -159,6 +160,32 @@ def test_what_the_parent_has_left_is_not_collected_in_dbt(asker: Asker, tmp_path
 
     asker.processes.submit(gc.collect).result()
     assert [path.name for path in tmp_path.iterdir()] == ["at_home"]
+
+
+LIST_FROM_A_PROCESS_OF_ITS_OWN = """
+import logging, sys
+logging.basicConfig(level=logging.INFO)
+from pathlib import Path
+import dbt.cli.main
+from ai_usage.orchestration.dbt_process import Dbt
+from ai_usage.warehouse.session import Warehouse
+nowhere = Warehouse(host="127.0.0.1", port=1, dbname="none", user="nobody", password="none")
+sys.exit(Dbt(nowhere, Path(sys.argv[1]), Path(sys.argv[2])).run("ls"))
+"""
+
+
+def test_no_semaphore_of_dbt_outlives_it(repository: Path, dbt_target: Path) -> None:
+    # Not from an asker: a process that was spawned shares the keeper of semaphores, which would not tell before its end.
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", LIST_FROM_A_PROCESS_OF_ITS_OWN, str(repository / "dbt_project"), str(dbt_target)],
+        env=os.environ | {"PYTHONPATH": str(repository / "plugins")},
+        capture_output=True,
+        text=True,
+    )
+
+    assert told.returncode == 0, told.stderr
+    assert "ai_usage.marts.usage_daily" in told.stderr
+    assert "leaked" not in told.stderr
 
 
 def survive(place: Path) -> None:

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import util
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -159,6 +160,9 @@ def _invoke(arguments: list[str], environment: dict[str, str]) -> int:
             cli(arguments, prog_name="dbt")
         except SystemExit as ended:
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        finally:
+            # dbt's locks are semaphores of the system, which the end of a forked process does not take with it.
+            util._run_finalizers()  # type: ignore[attr-defined] # it has no public name
     return 0
 
 
