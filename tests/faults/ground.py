@@ -31,7 +31,7 @@ HISTORY_DAYS = 4
 PROJECT = Path(__file__).parents[2] / "dbt_project"
 ABSENT = {"aws_bedrock": ["123456789012"], "authress": ["acc_sandbox_company"], "openai": ["org-SandboxLab"]}
 """Accounts that only a sandbox with moto answers for, and one that would only cost time."""
-BEYOND_32_BITS = "1000000"
+BEYOND_32_BITS = "10000"
 """A factor that makes numbers that no integer of 32 bits holds."""
 
 

@@ -296,8 +296,9 @@ def _refuse_halves(groq: Groq, found: Mapping[str, Any], window: Window, connect
     for here, there in ((TOKENS_IN, TOKENS_OUT), (TOKENS_OUT, TOKENS_IN)):
         if counted[here] and not found[there]:
             raise invalid("query_range", f"it tells {here}, but no {there}")
-    # A request that was refused may have had no model. One that used tokens had one.
-    if counted[TOKENS_IN] and found[REQUESTS] and not any(labels.model for labels in found[REQUESTS]):
+    # A request that was refused may have had no model. One that was answered had one.
+    answered = [labels for labels in found[REQUESTS] if _is_success(labels)]
+    if found[TOKENS_IN] and answered and not any(labels.model for labels in answered):
         raise invalid("query_range", "its tokens have models, its requests name no model")
     if counted[TOKENS_IN] and not found[REQUESTS]:
         if REQUESTS in groq.names(window):
@@ -322,7 +323,7 @@ def _records(found: Mapping[str, Mapping[Labels, Points]]) -> Iterator[Record]:
     answered: dict[tuple[str | None, str | None], set[int]] = {}
     for labels, points in found[REQUESTS].items():
         status = {"status_code": labels.status_code} if labels.status_code else {}
-        if (labels.status_code or "2").startswith("2"):
+        if _is_success(labels):
             known = answered.setdefault((labels.model, labels.project_id), set())
             known.update(instant for instant, rate in points.items() if rate)
         for day, numbers in _by_day(points):
@@ -340,6 +341,10 @@ def _records(found: Mapping[str, Mapping[Labels, Points]]) -> Iterator[Record]:
         if "requests" in one:
             one["requests"].sort(key=lambda numbers: numbers.get("status_code", ""))
         yield Record(day, one)
+
+
+def _is_success(labels: Labels) -> bool:
+    return (labels.status_code or "2").startswith("2")
 
 
 def _by_day(points: Points) -> Iterator[tuple[date, dict[str, Decimal | int]]]:
