@@ -32,7 +32,7 @@ PROJECT = Path(__file__).parents[2] / "dbt_project"
 ABSENT = {"aws_bedrock": ["123456789012"], "authress": ["acc_sandbox_company"], "openai": ["org-SandboxLab"]}
 """Accounts that only a sandbox with moto answers for, and one that would only cost time."""
 BEYOND_32_BITS = "10000"
-"""A factor that makes numbers that no integer of 32 bits holds."""
+"""A factor that makes numbers that no integer of 32 bits holds, and one of 63 bits does, whatever the day brings."""
 
 
 @dataclass(frozen=True)

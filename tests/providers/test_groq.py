@@ -184,6 +184,17 @@ def test_sums_are_the_digits_on_the_wire_and_never_binary(sandbox: Sandbox) -> N
     assert not is_whole(record[TOKENS_IN]["rate_sum"])
 
 
+def test_a_request_that_was_refused_may_have_had_no_model() -> None:
+    nameless = {"project_id": "p", "status_code": "404"}
+    instant = instants(TODAY - DAY)[0]
+    tokens = matrix((CHAT, [[instant, "2"]]))
+    records = read(matrix((nameless, [[instant, "1"]])), tokens, tokens)
+    assert found(records) == {
+        (TODAY - DAY, "no model", "p"): {"404": 300},
+        (TODAY - DAY, "m", "p"): {TOKENS_IN: 600, TOKENS_OUT: 600},
+    }
+
+
 def test_the_midnight_that_begins_a_day_belongs_to_the_day_before() -> None:
     first, second = days_ago(2), days_ago(1)
     values = [[instants(first)[287], "1"], [instants(second)[0], "2"], [instants(second)[287], "4"]]
