@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from ai_usage.orchestration.transform import transform
 from sandbox.connections import environment
 from sandbox.service import Sandbox
 from tests.support.airflow import migrate_metadata
-from tests.support.warehouse import TestWarehouse
+from tests.support.warehouse import Cluster, TestWarehouse
 
 HISTORY_DAYS = 20
 
@@ -52,6 +53,21 @@ def sandbox(running_sandbox: Sandbox) -> Iterator[Sandbox]:
 def own_dbt_target(monkeypatch: pytest.MonkeyPatch, dbt_target: Path) -> None:
     """Let Airflow's tasks write where the tests' dbt writes."""
     monkeypatch.setenv("AI_USAGE_DBT_TARGET", str(dbt_target))
+
+
+@pytest.fixture(scope="session")
+def standing(cluster: Cluster, repository: Path, dbt_target: Path) -> Iterator[TestWarehouse]:
+    """A warehouse that has been transformed once, before anything was connected: its marts are there, and empty."""
+    with cluster.warehouse() as fresh:
+        transform(fresh.warehouse, "before", project=repository / "dbt_project", target=dbt_target)
+        yield fresh
+
+
+@pytest.fixture
+def warehouse(cluster: Cluster, standing: TestWarehouse) -> Iterator[TestWarehouse]:
+    """A warehouse whose first build is behind it, so that no test waits for one; `make run` has the one from nothing."""
+    with cluster.warehouse(like=standing) as fresh:
+        yield fresh
 
 
 @pytest.fixture

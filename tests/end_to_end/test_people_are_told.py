@@ -16,7 +16,7 @@ from sandbox.service import Sandbox
 from sandbox.truth.groq import COMPANY
 from tests.core.http_server import Server, answer
 from tests.support.airflow import run_dag
-from tests.support.warehouse import TestWarehouse
+from tests.support.warehouse import Cluster, TestWarehouse
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -35,6 +35,13 @@ class Receiver(Server):
 
     def titles(self) -> list[str]:
         return [message["title"] for message in self.told()]
+
+
+@pytest.fixture
+def warehouse(cluster: Cluster) -> Iterator[TestWarehouse]:
+    """One without marts yet: the first run of all is told too."""
+    with cluster.warehouse() as fresh:
+        yield fresh
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_usage.core.errors import UsageError
+from ai_usage.orchestration import views
 from ai_usage.orchestration.dbt_process import APPLICATION, Dbt
 from ai_usage.warehouse import events, ledger
 from ai_usage.warehouse.place import Place
@@ -80,10 +81,15 @@ def transform(
         # The first build has views to make that tell how things stand, also when nothing could be read yet.
         if not pairs and not full_refresh and _was_ever_built(session):
             return Transformed(pairs=0)
-        exit_code = dbt.run(*_command(dbt, full_refresh=full_refresh, resumes=resumes))
+        before = views.project_digest(project)
+        with_views = full_refresh or not views.are_as_built(session, before)
+        exit_code = dbt.run(*_command(dbt, full_refresh=full_refresh, resumes=resumes, with_views=with_views))
         done = _record(session, run_id, "retry" if resumes else "build", dbt, pairs, exit_code)
         if exit_code:
             raise _failure(dbt, exit_code)
+        # A retry makes what its first try did not, and the project may have changed in between.
+        if with_views and not resumes:
+            views.remember(session, dbt.artifact()["metadata"]["invocation_id"], before)
         _keep_recommendations(session)
         session.execute("delete from ops.pending_rebuild where claimed_by = %s", (run_id,))
         session.commit()
@@ -184,12 +190,17 @@ def _was_ever_built(session: Session) -> bool:
     return was_built
 
 
-def _command(dbt: Dbt, *, full_refresh: bool, resumes: bool) -> list[str]:
+def _command(dbt: Dbt, *, full_refresh: bool, resumes: bool, with_views: bool) -> list[str]:
     if resumes:
         return ["retry", "--state", str(dbt.target)]
     # Unit tests try the models' logic on made-up rows: that is for whoever changes them, not for every run.
     build = ["build", "--exclude-resource-type", "unit_test"]
-    return [*build, "--full-refresh"] if full_refresh else build
+    if full_refresh:
+        build += ["--full-refresh"]
+    if not with_views:
+        # What views show is tested all the same: `empty` leaves out no test of what is left out.
+        build += ["--indirect-selection", "empty", "--exclude", "config.materialized:view"]
+    return build
 
 
 def _keep_recommendations(session: Session) -> None:
