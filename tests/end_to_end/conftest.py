@@ -56,11 +56,11 @@ def own_dbt_target(monkeypatch: pytest.MonkeyPatch, dbt_target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def standing(cluster: Cluster, repository: Path, dbt_target: Path) -> Iterator[TestWarehouse]:
+def standing(cluster: Cluster, repository: Path, dbt_target: Path) -> TestWarehouse:
     """A warehouse that has been transformed once, before anything was connected: its marts are there, and empty."""
     with cluster.warehouse() as fresh:
         transform(fresh.warehouse, "before", project=repository / "dbt_project", target=dbt_target)
-        yield fresh
+        return cluster.set_aside(fresh, "standing")
 
 
 @pytest.fixture

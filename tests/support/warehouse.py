@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from types import TracebackType
@@ -114,6 +114,11 @@ class Cluster:
         finally:
             self._execute("drop database {} with (force)", name)
             self._taken.discard(number)
+
+    def set_aside(self, warehouse: TestWarehouse, name: str) -> TestWarehouse:
+        """Keep a copy as a template under a name of its own, which it has until the server ends."""
+        self._execute("create database {} template {}", name, warehouse.warehouse.dbname)
+        return TestWarehouse(self.postgres.dsn(name), replace(warehouse.warehouse, dbname=name))
 
     def _execute(self, statement: str, *names: str) -> None:
         with psycopg.connect(self.postgres.dsn(), autocommit=True) as session:
